@@ -1,0 +1,1 @@
+"""Neural Collaborative Subspace Clustering and the methods it is compared with."""
