@@ -1,0 +1,1 @@
+"""Slow transcriptions of published equations, to test the fast versions against."""
