@@ -1,0 +1,280 @@
+"""What ``subspan fit``, ``predict`` and ``evaluate`` do. True labels never reach an estimator: it gets X alone."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+
+from subspan import _cli_common as common
+from subspan.datasets import Dataset, labels_from_names, load_dataset, read_label_file
+from subspan.datasets.known import known_names
+from subspan.errors import DataNotFoundError, InvalidInputError
+from subspan.methods import get_method
+from subspan.runs import (
+    Run,
+    check_target,
+    create_run,
+    finish_run,
+    load_run,
+    read_labels,
+    write_history,
+    write_labels,
+    write_model,
+)
+
+_FIGURE_SAMPLES = 600
+_SCORED_SAMPLES = 100_000  # above, one more pass over the data is too much for a picture
+
+
+@dataclass
+class FitRequest:
+    """The options of ``subspan fit``."""
+
+    source: str
+    out: Path | None
+    method: str
+    n_clusters: int
+    recipe: str | None = None
+    encoder: str | None = None
+    seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    image_size: int | None = None
+    color: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    quiet: bool = False
+
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            common.say(text)
+
+
+def fit(request: FitRequest) -> tuple[Run, Any, Dataset] | None:
+    """Load, configure, fit, save; None if it stopped before fitting (dry run, or finished already)."""
+    if request.resume and request.overwrite:
+        raise InvalidInputError("--resume and --overwrite exclude each other: give one of them.")
+    if request.out is None and not request.dry_run:
+        raise InvalidInputError("There is no run folder: add --out RUN, or --dry-run to see the configuration only.")
+    estimator = make_estimator(request)
+    if request.out is not None and not request.dry_run:
+        check_target(request.out, overwrite=request.overwrite, resume=request.resume)
+        if request.resume and _is_finished(request.out):
+            common.say(f"The run in {request.out} is finished already: nothing to resume.")
+            return None
+    data = load_dataset(request.source, image_size=request.image_size, color=request.color)
+    report_skipped(data)
+    config = resolve(request, estimator, data)
+    memory = memory_line(estimator, data.X)
+    if request.dry_run:
+        print(common.compact(config))
+        print(memory)
+        return None
+    assert request.out is not None
+    run = create_run(request.out, config, overwrite=request.overwrite, resume=request.resume)
+    request.say(common.compact(config))
+    request.say(memory)
+    seconds = fit_with_checkpoint(estimator, data.X, run, request)
+    save(run, estimator, data, seconds)
+    return run, estimator, data
+
+
+def make_estimator(request: FitRequest) -> Any:
+    """Estimator with every option of the command line in its place."""
+    parameters: dict[str, Any] = {"n_clusters": request.n_clusters, "random_state": request.seed, **request.settings}
+    for name in ("recipe", "encoder"):
+        if getattr(request, name) is not None:
+            parameters[name] = getattr(request, name)
+    method = get_method(request.method)
+    checkpoint = None if request.out is None else str(request.out / "checkpoint")
+    session = {"verbose": 0 if request.quiet else 1, "checkpoint_dir": checkpoint, "resume": request.resume}
+    accepted = inspect.signature(method).parameters
+    parameters |= {name: value for name, value in session.items() if name in accepted}
+    return common.build_estimator(method, request.method, parameters)
+
+
+def resolve(request: FitRequest, estimator: Any, data: Dataset) -> dict[str, Any]:
+    """The whole configuration: every parameter, the source, the versions."""
+    path = Path(request.source).expanduser()
+    is_known = request.source in known_names()
+    return {
+        "method": request.method,
+        "source": request.source if is_known else str(path.resolve()),
+        "data": {
+            "kind": "folder" if not is_known and path.is_dir() else data.kind,
+            "n": len(data.X),
+            "shape": list(data.X.shape[1:]),
+            "dtype": str(data.X.dtype),
+            "skipped": len(data.skipped),
+        },
+        "parameters": estimator.get_params(deep=False),
+        "versions": common.versions(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def memory_line(estimator: Any, X: np.ndarray) -> str:
+    """What the fit is expected to need; the estimator checks its parameters on the way."""
+    needed = int(estimator.estimate_resources(X)["memory_bytes"])
+    total = common.total_memory()
+    line = f"{'memory:':<12} about {common.human_bytes(needed)} expected"
+    return line if total is None else f"{line}, {common.human_bytes(total)} in this machine"
+
+
+def _is_finished(path: Path) -> bool:
+    try:
+        return load_run(path).finished
+    except DataNotFoundError:
+        return False
+
+
+def fit_with_checkpoint(estimator: Any, X: np.ndarray, run: Run, request: FitRequest) -> float:
+    """``estimator.fit(X)``; seconds taken. On Ctrl-C, says how to go on and leaves."""
+    start = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: common.say(f"Warning: {message}")
+            estimator.fit(X)
+    except KeyboardInterrupt:
+        kept = run.checkpoint.is_dir() and any(run.checkpoint.iterdir())
+        again = shlex.join(resume_command(request))
+        common.say(f"Interrupted: {'the checkpoint is kept' if kept else 'no checkpoint yet'}. Continue with: {again}")
+        raise typer.Exit(common.EXIT_INTERRUPTED) from None
+    return time.perf_counter() - start
+
+
+def resume_command(request: FitRequest) -> list[str]:
+    """The command that continues this fit."""
+    words = ["subspan", "fit", request.source, "-k", str(request.n_clusters), "--method", request.method]
+    words += ["--seed", str(request.seed)]
+    for option, value in (("--recipe", request.recipe), ("--encoder", request.encoder)):
+        words += [] if value is None else [option, value]
+    for name, value in request.settings.items():
+        words += ["--set", f"{name}={value}"]
+    words += [] if request.image_size is None else ["--image-size", str(request.image_size)]
+    words += [] if request.color == "auto" else ["--color", request.color]
+    return [*words, "--out", str(request.out), "--resume"]
+
+
+def save(run: Run, estimator: Any, data: Dataset, seconds: float) -> None:
+    """Everything a run leaves; the labels come last and mark it as finished."""
+    write_history(run, estimator.history_)
+    write_model(run, estimator.save)
+    draw(run, estimator, data)
+    finish_run(run, summary(run, estimator, seconds), estimator.labels_, data.names)
+
+
+def summary(run: Run, estimator: Any, seconds: float) -> dict[str, Any]:
+    """The outcome of a fit, without any true label."""
+    labels = np.asarray(estimator.labels_)
+    return {
+        "run": str(run.path),
+        "n": len(labels),
+        "clusters": len(np.unique(labels)),
+        "sizes": np.bincount(labels, minlength=estimator.n_clusters).tolist(),
+        "stop_reason": estimator.stop_reason_,
+        "seconds": round(seconds, 2),
+    }
+
+
+def draw(run: Run, estimator: Any, data: Dataset) -> None:
+    """The pictures of a run: clusters (images only), affinities of a sample, training curves."""
+    from subspan import plots
+
+    labels = np.asarray(estimator.labels_)
+    if data.kind == "images":
+        sure = hasattr(estimator, "predict_proba") and len(labels) <= _SCORED_SAMPLES
+        scores = estimator.predict_proba(data.X) if sure else None
+        plots.contact_sheet(data.X, labels, run.figures / "clusters.png", scores=scores)
+    if estimator.history_:
+        plots.training_curves(estimator.history_, run.figures / "training.png")
+    if hasattr(estimator, "affinities"):
+        size = min(_FIGURE_SAMPLES, len(labels))
+        index = np.sort(np.random.default_rng(0).choice(len(labels), size=size, replace=False))
+        A_s, A_c = estimator.affinities(data.X, index)
+        plots.affinity_figure(A_s, A_c, labels[index], run.figures / "affinities.png")
+
+
+def report_skipped(data: Dataset, shown: int = 5) -> None:
+    """Name the files that were left out, on stderr."""
+    for item in data.skipped[:shown]:
+        common.say(f"Skipped {item.path}: {item.reason}")
+    if len(data.skipped) > shown:
+        common.say(f"Skipped {len(data.skipped) - shown} more files.")
+
+
+def load_model(run: Run) -> Any:
+    """The fitted estimator of a run."""
+    from subspan.base import load
+
+    if not run.model.is_dir():
+        raise DataNotFoundError(f"{run.path} has no model yet: finish it with 'subspan fit ... --resume'.")
+    return load(run.model)
+
+
+def predict(run_path: Path, source: str, out: Path) -> None:
+    """Label new data with the model of a run; images of a folder get the size and colours of the training."""
+    run = load_run(run_path)
+    estimator = load_model(run)
+    shape = list(run.config["data"]["shape"])
+    options: dict[str, Any] = {}
+    if len(shape) >= 2:
+        options = {"image_size": (shape[0], shape[1]), "color": "rgb" if shape[2:] == [3] else "gray"}
+    data = load_dataset(source, labels="none", **options)
+    report_skipped(data)
+    if list(data.X.shape[1:]) != shape:
+        raise InvalidInputError(
+            f"{source} has samples of shape {tuple(data.X.shape[1:])} and the run was trained on {tuple(shape)}: give "
+            "data of that shape."
+        )
+    labels = np.asarray(estimator.predict(data.X))
+    write_labels(out, labels, data.names)
+    common.emit({"n": len(labels), "clusters": len(np.unique(labels)), "out": str(out)})
+
+
+def evaluate(run_path: Path, label_file: Path | None) -> Mapping[str, Any]:
+    """Compare the labels of a run with true ones."""
+    from subspan.metrics import evaluate as score
+
+    run = load_run(run_path)
+    labels, names = read_labels(run.labels)
+    truth = _truth_from_source(run, names) if label_file is None else _truth_from_file(label_file, names)
+    if len(truth) != len(labels):
+        raise InvalidInputError(
+            f"There are {len(truth)} true labels and the run has {len(labels)}: give the labels of the same samples."
+        )
+    return score(truth, labels)
+
+
+def _truth_from_source(run: Run, names: list[str]) -> np.ndarray:
+    source = run.config["source"]
+    truth = labels_from_names(names)[0] if run.config["data"]["kind"] == "folder" else load_dataset(source).y
+    if truth is None:
+        raise InvalidInputError(f"{source} has no labels of its own: give them with --labels FILE.")
+    return truth
+
+
+def _truth_from_file(path: Path, names: list[str]) -> np.ndarray:
+    """Labels of a file, matched by name if it has names, else in the order of the samples."""
+    truth = read_label_file(path)
+    if truth.names is None:
+        return truth.y
+    by_name = dict(zip(truth.names, truth.y, strict=True))
+    if len(by_name) != len(truth.names):
+        raise InvalidInputError(f"{path} names a sample twice: give one line for each sample.")
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        raise InvalidInputError(
+            f"{path} has no label for '{missing[0]}' and {len(missing) - 1} more samples: add them."
+        )
+    return np.array([by_name[name] for name in names])

@@ -1,0 +1,214 @@
+"""Feature vectors in .csv and .parquet files."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from subspan.datasets._types import LABEL_KEYS, NAME_KEYS, Dataset, check_samples, encode_labels
+from subspan.datasets.arrays import pick_label
+from subspan.errors import InvalidInputError
+
+
+class _Layout(NamedTuple):
+    delimiter: str
+    header: bool
+    columns: list[str]
+
+
+def load_csv(path: Path, labels: str = "auto") -> Dataset:
+    """Numeric columns of a text table as float32 vectors.
+
+    Comma, semicolon and tab are recognised as separators, and so is a header line. A column named y, label(s), class or
+    target(s) holds labels; one named name(s) or file(name), or a first column without a name, holds sample names.
+
+    Parameters
+    ----------
+    path : Path
+    labels : str
+        ``"auto"``, ``"none"`` or the name of a column.
+
+    Returns
+    -------
+    Dataset with float32 X of shape (n, p)
+
+    Raises
+    ------
+    InvalidInputError
+        If another column is not numeric, or a value is missing or infinite; the message names the cell.
+    """
+    try:
+        layout = _detect(path)
+        features, label, name = _roles(layout.columns, labels, str(path))
+        X = _read_numbers(path, layout, features)
+        texts = {column: _read_text(path, layout, column) for column in (label, name) if column is not None}
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path} is not a text file in UTF-8: save it as CSV in UTF-8.") from error
+    columns = [layout.columns[i] for i in features]
+    _check_finite(X, columns, path)
+    y, classes = (None, None) if label is None else encode_labels(numbers_if_possible(texts[label]), len(X), str(path))
+    names = None if name is None else [str(value) for value in texts[name]]
+    return Dataset(name=path.stem, X=check_samples(X, str(path)), y=y, names=names, classes=classes, columns=columns)
+
+
+def numbers_if_possible(values: np.ndarray) -> np.ndarray:
+    """Strings as numbers if every one of them is a number."""
+    try:
+        return values.astype(np.float64)
+    except ValueError:
+        return values
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _detect(path: Path) -> _Layout:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        line = next((line for line in stream if line.strip()), "")
+    if not line:
+        raise InvalidInputError(f"{path} is empty: give a table with one sample per line.")
+    delimiter = max(",;\t", key=line.count)
+    cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
+    known = {*LABEL_KEYS, *NAME_KEYS, ""}
+    header = (
+        not any(_is_number(cell) for cell in cells)
+        or any(cell.lower() in known for cell in cells)
+        or (len(cells) > 2 and cells == [str(i) for i in range(len(cells))])  # column numbers, as pandas writes them
+    )
+    return _Layout(delimiter, header, cells if header else [str(i) for i in range(len(cells))])
+
+
+def _roles(columns: list[str], labels: str, where: str) -> tuple[list[int], int | None, int | None]:
+    """Indices of the features, of the labels and of the sample names. Labels never become features."""
+    found = pick_label(columns, labels, where)
+    label = None if found is None else columns.index(found)
+    named = [i for i, column in enumerate(columns) if column.lower() in NAME_KEYS or (i == 0 and column == "")]
+    name = named[0] if named else None
+    apart = {label, name, *(i for i, column in enumerate(columns) if column.lower() in LABEL_KEYS)}
+    features = [i for i in range(len(columns)) if i not in apart]
+    if not features:
+        raise InvalidInputError(f"{where} has no feature columns beside labels and names: add numeric columns.")
+    return features, label, name
+
+
+def _read(path: Path, layout: _Layout, usecols: Any, dtype: Any, ndmin: Literal[1, 2]) -> np.ndarray:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input contained no data", category=UserWarning)
+        return np.loadtxt(
+            path,
+            dtype=dtype,
+            comments=None,
+            delimiter=layout.delimiter,
+            quotechar='"',
+            skiprows=int(layout.header),
+            usecols=usecols,
+            ndmin=ndmin,
+            encoding="utf-8-sig",
+        )
+
+
+def _read_numbers(path: Path, layout: _Layout, features: list[int]) -> np.ndarray:
+    try:
+        return _read(path, layout, features, np.float32, 2)
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise InvalidInputError(_bad_cell(path, layout, features)) from error
+
+
+def _read_text(path: Path, layout: _Layout, column: int) -> np.ndarray:
+    return np.char.strip(_read(path, layout, column, str, 1))
+
+
+def _bad_cell(path: Path, layout: _Layout, features: list[int]) -> str:
+    """Say which cell is not a number."""
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream, delimiter=layout.delimiter)
+        for row in reader:
+            if not row or (layout.header and [cell.strip() for cell in row] == layout.columns):
+                continue
+            if len(row) <= max(features):
+                return f"Line {reader.line_num} of {path} has {len(row)} of {len(layout.columns)} cells: complete it."
+            for i in features:
+                if not _is_number(row[i]):
+                    return (
+                        f"Column '{layout.columns[i]}' of {path} is not numeric ({row[i]!r}, line {reader.line_num}): "
+                        "remove it, or call it 'label' or 'name' if that is what it holds."
+                    )
+    return f"{path} is not a table of numbers: give one sample per line, separated by commas."
+
+
+def _check_finite(X: np.ndarray, columns: list[str], path: Path) -> None:
+    bad = ~np.isfinite(X)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise InvalidInputError(
+            f"Column '{columns[column]}' of {path} has a missing or infinite value (sample {row}): fill or remove it."
+        )
+
+
+def load_parquet(path: Path, labels: str = "auto") -> Dataset:
+    """Numeric columns, and columns of equally long lists, of a Parquet file as float32 vectors.
+
+    Labels and names are recognised as in :func:`load_csv`.
+
+    Raises
+    ------
+    InvalidInputError
+        If pyarrow is not installed, the file is damaged, or another column is not numeric or has missing values.
+    """
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise InvalidInputError(f"Reading {path} needs pyarrow: run pip install 'subspan[parquet]'.") from error
+    try:
+        table = parquet.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InvalidInputError(f"{path} is not a readable Parquet file: save it again.") from error
+    features, label, name = _roles(table.column_names, labels, str(path))
+    X = np.hstack([_parquet_column(table, i, path) for i in features])
+    columns = [table.column_names[i] for i in features]
+    if X.shape[1] == len(columns):
+        _check_finite(X, columns, path)
+    elif not np.isfinite(X).all():
+        raise InvalidInputError(f"{path} has missing or infinite values: fill or remove them.")
+    y, classes = (None, None)
+    if label is not None:
+        raw = np.array(table.column(label).to_pylist())
+        y, classes = encode_labels(raw, len(X), str(path))
+    names = None if name is None else [str(value) for value in table.column(name).to_pylist()]
+    return Dataset(name=path.stem, X=check_samples(X, str(path)), y=y, names=names, classes=classes, columns=columns)
+
+
+def _parquet_column(table: Any, index: int, path: Path) -> np.ndarray:
+    """One column as float32 of shape (n, 1), or (n, length of its lists)."""
+    column = table.column(index).combine_chunks()
+    kind = str(column.type)
+    try:
+        if column.null_count:
+            raise ValueError("missing values")
+        if kind.startswith(("list", "fixed_size_list", "large_list")):
+            flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+            lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+            if len(set(lengths.tolist())) > 1:
+                raise ValueError("lists of different lengths")
+            return flat.reshape(len(column), -1)
+        if not kind.startswith(("int", "uint", "float", "double", "half", "bool", "decimal")):
+            raise ValueError(f"type {kind}")
+        return column.to_numpy(zero_copy_only=False).astype(np.float32)[:, None]
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(
+            f"Column '{table.column_names[index]}' of {path} cannot be used ({error}): give numbers without gaps, or "
+            "call it 'label' or 'name' if that is what it holds."
+        ) from error
