@@ -13,7 +13,7 @@ def draw_seed(random_state) -> int:
 
 
 def generator(seed: int, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Generator whose stream depends only on ``seed`` and the counters, so that work can be resumed without its state."""
+    """Generator whose stream depends only on ``seed`` and the counters: work is resumed without storing a state."""
     state = np.random.SeedSequence([seed, *counters]).generate_state(2, np.uint32)
     # 63 bits: torch.Generator.manual_seed takes a signed 64-bit integer
     return torch.Generator(device=device).manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)

@@ -1,0 +1,248 @@
+"""The estimator face (layer 3): fit = validate > seed > ``_fit`` > attributes; predict, transform, save, load.
+
+A method subclasses :class:`Clusterer` and fills in ``_fit``, ``_labels``, ``_codes`` and, for save and load, ``_state``
+and ``_restore``. Labels never pass this border: ``fit`` drops ``y``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
+from sklearn.utils.validation import _check_feature_names, check_is_fitted
+from torch import Tensor
+
+import subspan
+from subspan._random import draw_seed
+from subspan._validation import (
+    Samples,
+    Scaling,
+    check_same_features,
+    check_samples,
+    fit_scaling,
+    iter_slices,
+)
+from subspan.checkpoint import write_tensors
+from subspan.errors import CheckpointError, InvalidInputError
+
+FORMAT = 1  # of saved models
+PREDICT_BATCH = 5000
+
+
+class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
+    """Abstract base of all estimators.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n,)
+        Cluster of every training sample, 0 .. n_clusters - 1.
+    history_ : list of dict
+        One record per epoch (phase, epoch, loss terms, figures, seconds).
+    stop_reasons_ : dict
+        Why each phase ended.
+    n_features_in_ : int
+        Entries per sample.
+    sample_shape_ : tuple
+        (p,) or (c, h, w).
+    seed_ : int
+        The integer drawn from ``random_state``; everything random follows from it.
+    """
+
+    n_clusters: int
+    random_state: Any
+    device: str
+    channel_axis: Any
+
+    def fit(self, X, y=None):
+        """Cluster the samples of X.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n, p), (n, h, w), (n, h, w, c) or (n, c, h, w)
+            uint8 or float; memory maps are read batch by batch.
+        y : ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InvalidInputError
+            X or a parameter cannot be used as given.
+        DivergenceError
+            A loss term became NaN or infinite.
+        """
+        self._validate_parameters()
+        samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
+        _check_feature_names(self, X, reset=True)
+        self.n_features_in_ = int(np.prod(samples.shape))
+        self.sample_shape_ = samples.shape
+        self.seed_ = draw_seed(self.random_state)
+        self.scaling_ = fit_scaling(samples)
+        self._fit(samples.with_scaling(self.scaling_), self.seed_)
+        return self
+
+    def predict(self, X) -> np.ndarray:
+        """Cluster of each sample of X, int64 of shape (n,); no spectral clustering is involved."""
+        return self._map(X, self._labels)
+
+    def transform(self, X) -> np.ndarray:
+        """Codes of the samples of X, float32 of shape (n, d)."""
+        return self._map(X, self._codes)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write the fitted model as ``model.json`` and ``model.safetensors`` into a folder; no pickle.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be written; an older model in it is left as it was.
+        """
+        check_is_fitted(self, "labels_")
+        tensors, extra = self._state()
+        tensors = {**tensors, "labels": torch.from_numpy(self.labels_)}
+        tensors |= {f"scaling.{k}": v for k, v in self.scaling_.to_tensors().items()}
+        names = getattr(self, "feature_names_in_", None)
+        meta = {
+            "format": FORMAT,
+            "subspan": subspan.__version__,
+            "estimator": f"{type(self).__module__}:{type(self).__name__}",
+            "parameters": {k: _jsonable(k, v) for k, v in self.get_params(deep=False).items()},
+            "sample_shape": list(self.sample_shape_),
+            "feature_names": None if names is None else [str(name) for name in names],
+            "seed": self.seed_,
+            "history": self.history_,
+            "stop_reasons": self.stop_reasons_,
+            "extra": extra,
+        }
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # one atomic file holds everything that must agree; model.json is a readable copy of its metadata
+        text = json.dumps(meta)
+        write_tensors(folder / "model.safetensors", tensors, {"model": text})
+        partial = folder / "model.json.partial"
+        partial.write_text(json.dumps(meta, indent=1))
+        os.replace(partial, folder / "model.json")
+
+    @property
+    def _device(self) -> torch.device:
+        return resolve_device(self.device)
+
+    def _map(self, X, function) -> np.ndarray:
+        """Apply ``function`` (batch tensor -> tensor) to all samples of X, batch by batch."""
+        check_is_fitted(self, "labels_")
+        _check_feature_names(self, X, reset=False)
+        samples = check_samples(X, channel_axis=self.channel_axis)
+        check_same_features(samples, self.sample_shape_, type(self).__name__)
+        samples = samples.with_scaling(self.scaling_)
+        with torch.no_grad():
+            parts = [
+                function(samples.batch(rows).to(self._device)).cpu() for rows in iter_slices(samples.n, PREDICT_BATCH)
+            ]
+        return torch.cat(parts).numpy()
+
+    def _validate_parameters(self) -> None:
+        """Check the parameters that do not depend on the data."""
+
+    def _fit(self, samples: Samples, seed: int) -> None:
+        """Set ``labels_``, ``history_``, ``stop_reasons_`` and what prediction needs."""
+        raise NotImplementedError
+
+    def _labels(self, batch: Tensor) -> Tensor:
+        """Scaled samples (b, ...) -> int64 labels (b,)."""
+        raise NotImplementedError
+
+    def _codes(self, batch: Tensor) -> Tensor:
+        """Scaled samples (b, ...) -> codes (b, d)."""
+        raise NotImplementedError
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON-able facts that prediction needs."""
+        raise NotImplementedError
+
+    def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
+        """Inverse of :meth:`_state`."""
+        raise NotImplementedError
+
+
+def load(folder: str | os.PathLike) -> Clusterer:
+    """Read a model that :meth:`Clusterer.save` wrote; the training data are not needed.
+
+    Raises
+    ------
+    CheckpointError
+        There is no model, it is damaged, or it has another format version.
+    """
+    path = Path(folder) / "model.safetensors"
+    if not path.exists():
+        raise CheckpointError(f"there is no model in '{folder}': give the folder that save() wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {})["model"])
+        tensors = load_file(path)
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"the model in '{folder}' is damaged ({error}): save it again") from error
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"the model in '{folder}' has format {meta.get('format')}; this subspan reads {FORMAT}")
+    estimator = _estimator_class(meta["estimator"])(**meta["parameters"])
+    estimator.labels_ = tensors.pop("labels").numpy()
+    estimator.scaling_ = Scaling.from_tensors({k: tensors.pop(f"scaling.{k}") for k in ("shift", "scale")})
+    estimator.sample_shape_ = tuple(meta["sample_shape"])
+    estimator.n_features_in_ = int(np.prod(estimator.sample_shape_))
+    estimator.seed_ = meta["seed"]
+    estimator.history_, estimator.stop_reasons_ = meta["history"], meta["stop_reasons"]
+    if meta["feature_names"] is not None:
+        estimator.feature_names_in_ = np.array(meta["feature_names"], dtype=object)
+    estimator._restore(tensors, meta["extra"])
+    return estimator
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is CUDA when present, else the CPU; anything else is torch's own name.
+
+    Raises
+    ------
+    InvalidInputError
+        The device does not exist here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InvalidInputError(f"device '{device}' cannot be used here: choose 'auto' or 'cpu'") from error
+    return torch.device(device)
+
+
+def _estimator_class(spec: str) -> type[Clusterer]:
+    """The class a model was saved from; only subspan's own estimators are accepted."""
+    module, _, name = spec.partition(":")
+    if module.startswith("subspan.methods."):
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            found = None
+        if isinstance(found, type) and issubclass(found, Clusterer):
+            return found
+    raise CheckpointError(f"the model was saved from '{spec}', which this subspan does not have")
+
+
+def _jsonable(name: str, value: Any) -> Any:
+    if isinstance(value, np.ndarray | Tensor):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if name == "random_state" and isinstance(value, np.random.RandomState):
+        return None  # seed_ holds what was drawn from it
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value

@@ -1,0 +1,168 @@
+"""Checkpoints of the training loop (layer 1): one safetensors file per state, written atomically, no pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from subspan.errors import CheckpointError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the loop stands: the phase, the next epoch of it, and how often it was restarted."""
+
+    phase: int = 0
+    epoch: int = 0
+    restart: int = 0
+
+
+@dataclass
+class Saved:
+    """A state read from disk."""
+
+    position: Position
+    history: list[dict]
+    stop_reasons: dict[str, str]
+    tensors: dict[str, Tensor]
+    entry: dict[str, Tensor] = field(default_factory=dict)
+
+    def load_modules(self, modules: Mapping[str, nn.Module]) -> None:
+        for name, module in modules.items():
+            prefix = f"module.{name}."
+            module.load_state_dict({k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)})
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        for i, parameter in enumerate(_parameters(optimizer)):
+            prefix = f"optimizer.{i}."
+            state = {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+            if state:  # Adam keeps its step count on the CPU
+                optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+
+
+class Checkpoint:
+    """A folder that holds the newest state of a run.
+
+    Parameters
+    ----------
+    folder : path
+        Created when missing.
+    fingerprint : dict
+        What the run depends on (parameters, shape of the data). A state with another fingerprint is refused.
+    resume : bool
+        Whether a state found in the folder is continued; otherwise it is overwritten.
+    """
+
+    def __init__(self, folder: str | os.PathLike, fingerprint: dict[str, Any], resume: bool):
+        self.folder = Path(folder)
+        self.fingerprint = json.loads(json.dumps(fingerprint, default=str))
+        self.resume = resume
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"cannot create the checkpoint folder '{folder}': {error.strerror}") from error
+
+    def read(self) -> Saved | None:
+        """The saved state, or None when there is none or it is not to be continued.
+
+        Raises
+        ------
+        CheckpointError
+            When the state is damaged or belongs to another configuration.
+        """
+        path = self.folder / "state.safetensors"
+        if not self.resume or not path.exists():
+            return None
+        tensors, meta = _read(path)
+        found = json.loads(meta["fingerprint"])
+        different = sorted(k for k in found.keys() | self.fingerprint.keys() if found.get(k) != self.fingerprint.get(k))
+        if different:
+            shown = ", ".join(f"{k}: {found.get(k)!r} then, {self.fingerprint.get(k)!r} now" for k in different[:3])
+            raise CheckpointError(f"the checkpoint in '{self.folder}' is of another run ({shown}): use another folder")
+        entry = self.folder / "entry.safetensors"
+        return Saved(
+            Position(**json.loads(meta["position"])),
+            json.loads(meta["history"]),
+            json.loads(meta["stop_reasons"]),
+            tensors,
+            _read(entry)[0] if entry.exists() else {},
+        )
+
+    def write(self, position: Position, modules: Mapping[str, nn.Module], optimizer, outcome) -> None:
+        tensors = {f"module.{m}.{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
+        if optimizer is not None:
+            for i, parameter in enumerate(_parameters(optimizer)):
+                tensors |= {f"optimizer.{i}.{k}": v for k, v in optimizer.state.get(parameter, {}).items()}
+        meta = {
+            "version": str(VERSION),
+            "fingerprint": json.dumps(self.fingerprint),
+            "position": json.dumps(vars(position)),
+            "history": json.dumps(outcome.history),
+            "stop_reasons": json.dumps(outcome.stop_reasons),
+        }
+        self._write("state.safetensors", tensors, meta)
+
+    def write_entry(self, tensors: dict[str, Tensor]) -> None:
+        """Save the modules as they were when the current phase began (what a restart goes back to)."""
+        self._write("entry.safetensors", tensors, {"version": str(VERSION)})
+
+    def _write(self, name: str, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
+        try:
+            write_tensors(self.folder / name, tensors, meta)
+        except OSError as error:
+            warnings.warn(
+                f"the checkpoint in '{self.folder}' could not be written ({error}); training goes on and the previous "
+                "checkpoint is kept: free some space",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: dict[str, str]) -> None:
+    """Write a safetensors file so that ``path`` holds either the old or the new content, whatever happens.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be written (for example a full disk); nothing is left behind.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, meta)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(str(error)) from error
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"'{path}' is damaged ({error}): delete it to start again") from error
+    if meta.get("version") != str(VERSION):
+        raise CheckpointError(f"'{path}' has format version {meta.get('version')}; this subspan reads {VERSION}")
+    return tensors, meta
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,299 @@
+"""THE training loop (layer 2).
+
+Every network of subspan is trained by :func:`train`: a list of :class:`Phase` objects, one after the other, each of
+which names its loss terms. The loop knows no method. It keeps a history, writes checkpoints, restarts a phase that
+collapsed, stops on non-finite terms with a named error, and continues a broken run to the same result.
+
+Randomness is counter-based: an epoch's generator depends only on (seed, phase, restart, epoch), so that a resumed run
+draws what the unbroken run would have drawn and no generator state has to be stored.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from subspan._random import generator
+from subspan.checkpoint import Checkpoint, Position
+from subspan.errors import CollapseWarning, DivergenceError
+
+Record = dict[str, float | int | str]
+_INIT = 2**20  # the epoch counter that seeds a phase's initialisation: no epoch reaches it
+
+
+class Phase:
+    """One stage of a training procedure; methods subclass it and override the holes.
+
+    Parameters
+    ----------
+    name : str
+        Name of the phase in the history.
+    epochs : int
+        Number of passes over the samples.
+    batch_size : int
+        Samples per step.
+    """
+
+    def __init__(self, name: str, epochs: int, batch_size: int):
+        self.name, self.epochs, self.batch_size = name, epochs, batch_size
+
+    def start(self) -> None:
+        """Build what the phase derives from the modules (caches); called when it starts and when it is resumed."""
+
+    def reset(self, gen: torch.Generator, restart: int) -> None:
+        """Draw what the phase initialises. Called before epoch 0, and again after a collapse (``restart`` >= 1)."""
+
+    def parameter_groups(self) -> list[dict]:
+        """Adam's parameter groups: ``[{"params": [...], "lr": ...}, ...]``."""
+        raise NotImplementedError
+
+    def learning_rate_factor(self, progress: float) -> float:
+        """Multiplier of every learning rate at ``progress`` in [0, 1) of the phase."""
+        return 1.0
+
+    def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Tensor]:
+        """The batches of one epoch as index tensors: shuffled, of nearly equal sizes, every sample once."""
+        count = max(1, round(n_samples / self.batch_size))
+        return torch.randperm(n_samples, generator=gen).tensor_split(count)
+
+    def losses(self, batch: Tensor, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
+        """Yield one dict of named loss terms (to be summed and minimised) per optimiser step on this batch."""
+        raise NotImplementedError
+
+    def monitor(self) -> Record:
+        """Label-free figures about the state after an epoch, for the history."""
+        return {}
+
+    def stop(self, records: list[Record]) -> str | None:
+        """A reason to end the phase now, or None; ``records`` are this phase's epochs so far."""
+        return None
+
+    def collapsed(self, record: Record) -> bool:
+        """Whether the phase has to be restarted from its beginning."""
+        return False
+
+    def finish(self) -> None:
+        """Called once when the phase ends."""
+
+
+class Callback:
+    """What may watch the loop. Exceptions raised here end the training."""
+
+    def on_start(self, phases: Sequence[Phase], position: Position) -> None: ...
+
+    def on_step(self, phase: Phase, fraction: float) -> None: ...
+
+    def on_epoch(self, phase: Phase, record: Record) -> None: ...
+
+    def on_end(self) -> None: ...
+
+
+@dataclass
+class Outcome:
+    """Result of :func:`train`.
+
+    Attributes
+    ----------
+    history : list of dict
+        One record per epoch: phase, epoch, restart, seconds, the mean of every loss term, the phase's figures.
+    stop_reasons : dict
+        Phase name to the reason it ended ("completed" or the phase's own).
+    """
+
+    history: list[Record] = field(default_factory=list)
+    stop_reasons: dict[str, str] = field(default_factory=dict)
+
+
+def train(
+    phases: Sequence[Phase],
+    modules: Mapping[str, nn.Module],
+    *,
+    n_samples: int,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    callbacks: Sequence[Callback] = (),
+    max_restarts: int = 2,
+) -> Outcome:
+    """Run the phases in order and leave the trained weights in ``modules``.
+
+    Parameters
+    ----------
+    phases : sequence of Phase
+    modules : mapping of str to nn.Module
+        Everything that is checkpointed.
+    n_samples : int
+    seed : int
+    checkpoint : Checkpoint, optional
+        Where to save after each epoch, and where to continue if it holds a saved state.
+    callbacks : sequence of Callback
+    max_restarts : int
+        How often a collapsed phase is tried again.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    DivergenceError
+        When a loss term becomes NaN or infinite; the message names term, phase and epoch.
+    """
+    loop = _Loop(phases, modules, n_samples, seed, checkpoint, callbacks, max_restarts)
+    loop.continue_or_begin()
+    try:
+        for callback in callbacks:
+            callback.on_start(phases, loop.position)
+        while loop.position.phase < len(phases):
+            loop.run_phase()
+    finally:
+        for callback in callbacks:
+            callback.on_end()
+    return loop.outcome
+
+
+class _Loop:
+    """State of one call of :func:`train`."""
+
+    def __init__(self, phases, modules, n_samples, seed, checkpoint, callbacks, max_restarts):
+        self.phases, self.modules, self.n_samples, self.seed = phases, modules, n_samples, seed
+        self.checkpoint, self.callbacks, self.max_restarts = checkpoint, callbacks, max_restarts
+        self.position = Position()
+        self.outcome = Outcome()
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.entry: dict[str, Tensor] = {}
+        self.resumed = False
+
+    def continue_or_begin(self) -> None:
+        saved = self.checkpoint.read() if self.checkpoint is not None else None
+        if saved is None:
+            self.save()
+            return
+        saved.load_modules(self.modules)
+        self.position = saved.position
+        self.outcome = Outcome(saved.history, saved.stop_reasons)
+        self.saved, self.resumed = saved, saved.position.epoch > 0
+
+    def save(self) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint.write(self.position, self.modules, self.optimizer, self.outcome)
+
+    def generator(self, epoch: int) -> torch.Generator:
+        return generator(self.seed, self.position.phase, self.position.restart, epoch)
+
+    def run_phase(self) -> None:
+        phase = self.phases[self.position.phase]
+        phase.start()
+        if self.resumed:
+            self.entry = self.saved.entry
+            self.optimizer = torch.optim.Adam(phase.parameter_groups())
+            self.saved.load_optimizer(self.optimizer)
+            self.resumed = False
+        else:
+            self.begin(phase)
+        reason = "completed"
+        while self.position.epoch < phase.epochs:
+            record = self.run_epoch(phase)
+            if phase.collapsed(record):
+                if self.position.restart < self.max_restarts:
+                    self.restart(phase, record)
+                    continue
+                warnings.warn(
+                    f"phase '{phase.name}' collapsed again after {self.max_restarts} restarts; it goes on as it is: "
+                    "try another random_state, a larger balance weight or a lower learning rate",
+                    CollapseWarning,
+                    stacklevel=2,
+                )
+            found = phase.stop([r for r in self.records(phase) if r["restart"] == self.position.restart])
+            if found is not None:
+                reason = found
+                break
+            if self.position.epoch < phase.epochs:
+                self.save()
+        self.end(phase, reason)
+
+    def records(self, phase: Phase) -> list[Record]:
+        return [r for r in self.outcome.history if r["phase"] == phase.name]
+
+    def begin(self, phase: Phase) -> None:
+        """Remember the state in which the phase begins, initialise it, and save."""
+        if self.position.restart == 0:
+            self.entry = _state(self.modules)
+        phase.reset(self.generator(_INIT), self.position.restart)
+        self.optimizer = torch.optim.Adam(phase.parameter_groups())
+        if self.checkpoint is not None:
+            self.checkpoint.write_entry(self.entry)
+        self.save()
+
+    def restart(self, phase: Phase, record: Record) -> None:
+        warnings.warn(
+            f"phase '{phase.name}' collapsed in epoch {record['epoch']}"
+            + (f" ({record['live_clusters']} live clusters)" if "live_clusters" in record else "")
+            + "; it is restarted from its beginning with a new initialisation",
+            CollapseWarning,
+            stacklevel=2,
+        )
+        for name, module in self.modules.items():
+            module.load_state_dict({k[len(name) + 1 :]: v for k, v in self.entry.items() if k.startswith(name + ".")})
+        self.position = Position(self.position.phase, 0, self.position.restart + 1)
+        phase.start()
+        self.begin(phase)
+
+    def end(self, phase: Phase, reason: str) -> None:
+        phase.finish()
+        self.outcome.stop_reasons[phase.name] = reason
+        self.position = Position(self.position.phase + 1, 0, 0)
+        self.optimizer = None
+        self.save()
+
+    def run_epoch(self, phase: Phase) -> Record:
+        began, epoch = time.perf_counter(), self.position.epoch
+        gen = self.generator(epoch)
+        batches = phase.batches(self.n_samples, gen)
+        sums: dict[str, float] = {}
+        steps = 0
+        for b, batch in enumerate(batches):
+            progress = (epoch + b / len(batches)) / phase.epochs
+            for terms in phase.losses(batch, gen, progress):
+                self.step(phase, terms, progress, sums)
+                steps += 1
+            for callback in self.callbacks:
+                callback.on_step(phase, (epoch + (b + 1) / len(batches)) / phase.epochs)
+        record: Record = {"phase": phase.name, "epoch": epoch, "restart": self.position.restart}
+        record |= {name: total / steps for name, total in sums.items()}
+        record |= phase.monitor()
+        record["seconds"] = round(time.perf_counter() - began, 3)
+        self.outcome.history.append(record)
+        self.position = Position(self.position.phase, epoch + 1, self.position.restart)
+        for callback in self.callbacks:
+            callback.on_epoch(phase, record)
+        return record
+
+    def step(self, phase: Phase, terms: dict[str, Tensor], progress: float, sums: dict[str, float]) -> None:
+        assert self.optimizer is not None
+        for name, term in terms.items():
+            value = float(term.detach())
+            if value != value or value in (float("inf"), float("-inf")):
+                raise DivergenceError(
+                    f"loss term '{name}' became {value} in phase '{phase.name}', epoch {self.position.epoch}: lower "
+                    "the learning rate of this phase, or scale the data"
+                )
+            sums[name] = sums.get(name, 0.0) + value
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack([term.reshape(()) for term in terms.values()]).sum().backward()
+        factor = phase.learning_rate_factor(progress)
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        self.optimizer.step()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+def _state(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """A detached copy of every tensor of the modules, keyed ``module.tensor``."""
+    return {f"{m}.{k}": v.detach().clone() for m, module in modules.items() for k, v in module.state_dict().items()}
