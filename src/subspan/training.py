@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +38,13 @@ class Phase:
         Number of passes over the samples.
     batch_size : int
         Samples per step.
+    min_steps : int
+        Batches per epoch at least: a small data set is passed over several times in one epoch.
     """
 
-    def __init__(self, name: str, epochs: int, batch_size: int):
-        self.name, self.epochs, self.batch_size = name, epochs, batch_size
+    def __init__(self, name: str, epochs: int, batch_size: int, min_steps: int = 1):
+        self.name, self.epochs, self.batch_size, self.min_steps = name, epochs, batch_size, min_steps
+        self.epoch = 0  # set by the loop
 
     def start(self) -> None:
         """Build what the phase derives from the modules (caches); called when it starts and when it is resumed."""
@@ -56,12 +60,14 @@ class Phase:
         """Multiplier of every learning rate at ``progress`` in [0, 1) of the phase."""
         return 1.0
 
-    def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Tensor]:
-        """The batches of one epoch as index tensors: shuffled, of nearly equal sizes, every sample once."""
+    def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Any]:
+        """The batches of one epoch as index tensors: shuffled, of nearly equal sizes, every sample equally often."""
         count = max(1, round(n_samples / self.batch_size))
-        return torch.randperm(n_samples, generator=gen).tensor_split(count)
+        passes = -(-self.min_steps // count)
+        orders = [torch.randperm(n_samples, generator=gen) for _ in range(passes)]
+        return [batch for order in orders for batch in order.tensor_split(count)]
 
-    def losses(self, batch: Tensor, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
+    def losses(self, batch: Any, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
         """Yield one dict of named loss terms (to be summed and minimised) per optimiser step on this batch."""
         raise NotImplementedError
 
@@ -252,6 +258,7 @@ class _Loop:
 
     def run_epoch(self, phase: Phase) -> Record:
         began, epoch = time.perf_counter(), self.position.epoch
+        phase.epoch = epoch
         gen = self.generator(epoch)
         batches = phase.batches(self.n_samples, gen)
         sums: dict[str, float] = {}

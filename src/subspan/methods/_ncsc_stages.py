@@ -1,0 +1,372 @@
+"""The stages of Algorithm 1 (Zhang et al., ICML 2019) as phases of the training loop.
+
+Each stage is one class and each of its loss terms carries its equation number. The two collaborators are the
+self-expression of the codes, which yields ``A_s`` (Eq. 4), and the classifier, which yields ``A_c`` (Eq. 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import nll_loss, normalize
+
+from subspan._validation import Samples, iter_slices
+from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
+from subspan.encoders import Encoder
+from subspan.heads import Heads
+from subspan.losses import L_neg, balance_loss, pair_confidence_loss
+from subspan.merging import cluster_flow, merge_clusters
+from subspan.pairs import Pairs, find_positives, local_batches
+from subspan.pretraining import encode
+from subspan.self_expression import LearnedSelfExpression, SelfExpression
+from subspan.training import Phase, Record
+
+ANCHORS = 1000  # samples per step of a classifier stage
+MIN_STEPS = 50  # steps per epoch of a classifier stage, at least
+HEAD_BATCH = 5000
+LIVE = 0.01  # a cluster with less than this share of n / k samples counts as empty
+
+
+@dataclass
+class Setting:
+    """What the stages share: data, modules and the resolved parameters of the estimator."""
+
+    samples: Samples
+    encoder: Encoder
+    layer: SelfExpression
+    device: torch.device
+    n_clusters: int
+    batch_size: int
+    local: bool
+    u: tuple[float, float]
+    l: float  # noqa: E741
+    walk: int
+    cosine: bool
+    balance: tuple[float, float]
+    prior: Tensor | None
+    lambda_cl: float
+    fixed_batches: list[Tensor] | None = None  # of a learned C
+    codes: Tensor = field(default_factory=lambda: torch.empty(0))  # of all samples, while the encoder rests
+    center: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def encode_all(self) -> None:
+        """Refresh the codes of all samples and their mean."""
+        self.codes = encode(self.samples, self.encoder, self.device)
+        self.center = self.codes.mean(dim=0)
+
+    def normalise(self, z: Tensor) -> Tensor:
+        """Codes as Eq. 9 sees them: centred, of unit length (else shrinking them lowers the loss for free)."""
+        return normalize(z - self.center, dim=1)
+
+    def batches(self, gen: torch.Generator) -> Sequence[Tensor]:
+        """The batches whose self-expression is solved in one epoch."""
+        if self.fixed_batches is not None:
+            return self.fixed_batches
+        if self.local:
+            return local_batches(self.normalise(self.codes), self.batch_size, gen)
+        count = max(1, round(self.samples.n / self.batch_size))
+        return torch.randperm(self.samples.n, generator=gen).tensor_split(count)
+
+    def pair_loss(self, log_p_i: Tensor, log_p_j: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Eq. 6 on given pairs, per start: with Eq. 1's l2-normalised scores if ``cosine``, else without the norm."""
+        if self.cosine:
+            log_p_i, log_p_j = (x - torch.logsumexp(2 * x, dim=-1, keepdim=True) / 2 for x in (log_p_i, log_p_j))
+        return pair_confidence_loss(log_p_i, log_p_j, weight)
+
+
+class SubspaceStage(Phase):
+    """Stage 1: auto-encoder and ``C`` on Eq. 9. All terms are divided by the batch size.
+
+    The closed form is the minimiser of Eq. 9 over C, so only the auto-encoder is trained with it; learned
+    coefficients have their own rate.
+    """
+
+    def __init__(self, setting: Setting, *, epochs: int, rate_encoder: float, rate_c: float):
+        super().__init__("subspace", epochs, setting.batch_size)
+        self.setting, self.rate_encoder, self.rate_c = setting, rate_encoder, rate_c
+
+    def start(self) -> None:
+        self.setting.encode_all()
+
+    def parameter_groups(self) -> list[dict]:
+        return _groups(
+            (self.setting.encoder.parameters(), self.rate_encoder), (self.setting.layer.parameters(), self.rate_c)
+        )
+
+    def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Any]:
+        return list(enumerate(self.setting.batches(gen)))
+
+    def losses(self, batch, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
+        number, index = batch
+        x = self.setting.samples.batch(index).to(self.setting.device)
+        z, xhat = self.setting.encoder(x)
+        yield eq9_terms(self.setting, self.setting.normalise(z), number, x, xhat)
+
+    def monitor(self) -> Record:
+        self.setting.encode_all()
+        return {"effective_rank": effective_rank(self.setting.normalise(self.setting.codes))}
+
+
+class ClassifierStage(Phase):
+    """Stage 2: classifiers on Eq. 5, the encoder at rest. In Eq. 7 only ``A_s`` learns, so Eq. 6 is what is left.
+
+    Every epoch solves the self-expression of all batches anew and keeps the positive pairs; a step draws samples and,
+    for each, a partner at the end of a random walk on the pairs.
+
+    Parameters
+    ----------
+    heads : Heads
+        R starts.
+    overclustering : ClassifierStage, optional
+        An earlier stage with more clusters; start r then learns its merged clusters in the first epoch.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        heads: Heads,
+        *,
+        name: str,
+        epochs: int,
+        rate: float,
+        overclustering: ClassifierStage | None = None,
+        chosen: Heads | None = None,
+    ):
+        super().__init__(name, epochs, ANCHORS, MIN_STEPS)
+        self.setting, self.heads, self.rate = setting, heads, rate
+        self.overclustering, self.chosen = overclustering, chosen
+        self.pairs: Pairs | None = None
+        self.targets: Tensor | None = None  # merged clusters to begin with, (R, n)
+
+    def start(self) -> None:
+        self.setting.encode_all()
+        if self.overclustering is not None:
+            self.targets = self.overclustering.merged(self.setting.n_clusters)
+
+    def reset(self, gen: torch.Generator, restart: int) -> None:
+        self.heads.reset_parameters(gen)
+        self.heads.standardise(self.setting.center, self.setting.codes.std(dim=0))
+
+    def parameter_groups(self) -> list[dict]:
+        return [{"params": list(self.heads.parameters()), "lr": self.rate}]
+
+    def learning_rate_factor(self, progress: float) -> float:
+        return one_cycle(progress)
+
+    def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Any]:
+        batches = super().batches(n_samples, gen)
+        progress = self.epoch / self.epochs
+        u = self.setting.u[1] if self.targets is not None else _anneal(self.setting.u, progress / 0.7)
+        self.pairs = find_positives(
+            self.setting.normalise(self.setting.codes), self.setting.batches(gen), self.setting.layer, u
+        )
+        return batches
+
+    def losses(self, batch: Tensor, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
+        assert self.pairs is not None
+        batch = batch.to(self.setting.device)
+        if self.targets is not None and self.epoch == 0:
+            log_p = self.heads(self.setting.codes[batch]).log_softmax(dim=-1)
+            yield {"distillation": nll_loss(log_p.flatten(0, 1), self.targets[:, batch].flatten()) * len(log_p)}
+            return
+        steps = 1 if self.targets is not None else max(1, math.ceil(self.setting.walk * (1 - progress / 0.9)))
+        partner = self.pairs.walk(batch, steps, gen)
+        log_p = self.heads(self.setting.codes[torch.cat([batch, partner])]).log_softmax(dim=-1)
+        log_p_i, log_p_j = log_p.chunk(2, dim=1)
+        terms = {"L_pos": self.setting.pair_loss(log_p_i, log_p_j).sum()}  # Eq. 6, summed over starts
+        weight = _anneal(self.setting.balance, progress)
+        if weight > 0:
+            terms["balance"] = weight * balance_loss(log_p, self._prior()).sum()
+        yield terms
+
+    def _prior(self) -> Tensor | None:
+        return self.setting.prior if self.heads.n_clusters == self.setting.n_clusters else None
+
+    def scores(self) -> Tensor:
+        """Log-probabilities of all samples, (R, n, k)."""
+        return head_scores(self.heads, self.setting.codes)
+
+    def objective(self, log_p: Tensor) -> Tensor:
+        """Full-data, label-free value of each start, (R,): Eq. 6 over one step of the walk, minus the information."""
+        assert self.pairs is not None
+        rows, weight = self.pairs.rows(), self.pairs.normalised()
+        total = log_p.new_zeros(len(log_p))
+        for part in torch.arange(len(rows), device=rows.device).split(200_000):
+            i, j = log_p[:, rows[part]], log_p[:, self.pairs.partners[part]]
+            total += (-torch.logsumexp(i + j, dim=-1) * weight[part]).sum(dim=-1)
+        active = max(int((self.pairs.counts() > 0).sum()), 1)
+        return total / active + balance_loss(log_p, self._prior())
+
+    def monitor(self) -> Record:
+        log_p = self.scores()
+        objective = self.objective(log_p)
+        best = int(objective.argmin())
+        self.last = (log_p, best)
+        return {
+            "positives_per_sample": len(self.pairs.partners) / self.pairs.n if self.pairs is not None else 0.0,
+            "objective": float(objective[best]),
+            "objective_worst": float(objective.max()),
+            "start": best,
+            "live_clusters": live_clusters(log_p[best]),
+        }
+
+    def collapsed(self, record: Record) -> bool:
+        return self.epoch > 0 and int(record["live_clusters"]) <= max(1, self.heads.n_clusters // 2)
+
+    def finish(self) -> None:
+        """Keep the start with the lowest objective."""
+        if self.chosen is not None and self.epochs > 0:
+            self.chosen.take(self.heads, self.last[1])
+
+    def merged(self, k: int) -> Tensor:
+        """Every start's clusters merged to k by the flow between them, int64 (R, n)."""
+        gen = torch.Generator().manual_seed(0)
+        Z = self.setting.normalise(self.setting.codes)
+        pairs = find_positives(Z, self.setting.batches(gen), self.setting.layer, self.setting.u[1])
+        labels = []
+        for log_p in self.scores():
+            p = log_p.exp()
+            labels.append(merge_clusters(cluster_flow(p, pairs).cpu(), k).to(p.device)[p.argmax(dim=1)])
+        return torch.stack(labels)
+
+
+class CollaborationStage(Phase):
+    """Stage 3: everything on Eq. 8. ``A_s`` teaches the classifier (Eq. 6), ``A_c`` the self-expression (Eq. 7)."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        head: Heads,
+        *,
+        epochs: int,
+        rate_encoder: float,
+        rate_head: float,
+        rate_c: float,
+        tolerance: float,
+    ):
+        super().__init__("collaboration", epochs, setting.batch_size)
+        self.setting, self.head, self.tolerance = setting, head, tolerance
+        self.rate_encoder, self.rate_head, self.rate_c = rate_encoder, rate_head, rate_c
+        self.labels: Tensor | None = None
+
+    def start(self) -> None:
+        self.setting.encode_all()
+        self.head.eval()  # batches are not random samples: statistics of batch normalisation stay those of stage 2
+        self.labels = head_scores(self.head, self.setting.codes)[0].argmax(dim=1)
+
+    def parameter_groups(self) -> list[dict]:
+        return _groups(
+            (self.setting.encoder.parameters(), self.rate_encoder),
+            (self.head.parameters(), self.rate_head),
+            (self.setting.layer.parameters(), self.rate_c),
+        )
+
+    def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Any]:
+        return list(enumerate(self.setting.batches(gen)))
+
+    def losses(self, batch, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
+        number, index = batch
+        s = self.setting
+        x = s.samples.batch(index).to(s.device)
+        z, xhat = s.encoder(x)
+        Z = s.normalise(z)
+        terms = eq9_terms(s, Z, number, x, xhat)  # Eq. 9
+        A_s = subspace_affinity(s.layer.coefficients(Z, number))  # Eq. 4
+        log_p = self.head(z).log_softmax(dim=-1)[0]
+        pairs = find_pairs(A_s, s.u[1])
+        terms["L_pos"] = s.lambda_cl * s.pair_loss(log_p[pairs[0]], log_p[pairs[1]], pairs[2])  # Eq. 6
+        A_c = classifier_affinity(normalise_scores(log_p.detach().exp()))  # Eq. 1
+        terms["L_neg"] = s.lambda_cl * L_neg(A_c, A_s, s.l)  # Eq. 7, alpha = #pos / #neg by the means
+        if s.balance[1] > 0:
+            rest = torch.randint(s.samples.n, (ANCHORS,), generator=gen).to(s.device)
+            log_p_rest = self.head(s.codes[rest]).log_softmax(dim=-1)[0]
+            terms["balance"] = s.lambda_cl * s.balance[1] * balance_loss(log_p_rest, s.prior)
+        yield terms
+
+    def monitor(self) -> Record:
+        self.setting.encode_all()
+        log_p = head_scores(self.head, self.setting.codes)[0]
+        labels, before = log_p.argmax(dim=1), self.labels
+        self.labels = labels
+        return {
+            "changed": 1.0 if before is None else float((labels != before).float().mean()),
+            "live_clusters": live_clusters(log_p),
+            "effective_rank": effective_rank(self.setting.normalise(self.setting.codes)),
+        }
+
+    def stop(self, records: list[Record]) -> str | None:
+        if float(records[-1]["changed"]) < self.tolerance:
+            return f"settled: fewer than {self.tolerance:.2%} of the labels changed"
+        return None
+
+    def collapsed(self, record: Record) -> bool:
+        return int(record["live_clusters"]) <= self.setting.n_clusters // 2
+
+
+def eq9_terms(setting: Setting, Z: Tensor, number: int, x: Tensor, xhat: Tensor) -> dict[str, Tensor]:
+    """The three terms of Eq. 9 per sample; ``Z`` are normalised codes, ``lambda_1 = 2 / rho``."""
+    terms = {}
+    if setting.encoder.trainable:
+        terms["reconstruction"] = (x - xhat).square().sum() / (2 * len(x))
+    norm, residual = setting.layer.terms(Z, number)
+    terms["C_norm"] = norm / len(x)
+    terms["self_expression"] = residual / setting.layer.ridge(Z).detach() / len(x)
+    return terms
+
+
+def find_pairs(A_s: Tensor, u: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Positive pairs of one batch with weights that give every sample the same say."""
+    with torch.no_grad():
+        top = A_s.detach().clone().fill_diagonal_(0.0)
+        i, j = (top > u).nonzero(as_tuple=True)
+        weight = top[i, j]
+        return i, j, weight / weight.new_zeros(len(A_s)).index_add_(0, i, weight)[i]
+
+
+@torch.no_grad()
+def head_scores(heads: Heads, codes: Tensor) -> Tensor:
+    """Log-probabilities (R, n, k) of codes (n, d), batch normalisation in evaluation mode."""
+    training = heads.training
+    heads.eval()
+    parts = [heads(codes[rows]).log_softmax(dim=-1) for rows in iter_slices(len(codes), HEAD_BATCH)]
+    heads.train(training)
+    return torch.cat(parts, dim=1)
+
+
+def live_clusters(log_p: Tensor) -> int:
+    """Number of clusters of (n, k) log-probabilities that hold at least a hundredth of an equal share."""
+    n, k = log_p.shape
+    return int((torch.bincount(log_p.argmax(dim=1), minlength=k) >= max(1.0, LIVE * n / k)).sum())
+
+
+def effective_rank(Z: Tensor) -> float:
+    """Exponential of the entropy of the normalised spectrum of ``Z^T Z`` (Roy and Vetterli, 2007)."""
+    Z64 = Z.double()
+    share = torch.linalg.eigvalsh(Z64.T @ Z64).clamp_min(0.0)
+    share = share / share.sum().clamp_min(torch.finfo(share.dtype).tiny)
+    return float(torch.exp(-torch.special.xlogy(share, share).sum()))
+
+
+def one_cycle(progress: float) -> float:
+    """Linear warm-up over the first 30 %, then a cosine to zero."""
+    if progress < 0.3:
+        return 0.04 + 0.96 * progress / 0.3
+    return 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) + 1e-4
+
+
+def _anneal(ends: tuple[float, float], progress: float) -> float:
+    return ends[0] + (ends[1] - ends[0]) * min(1.0, max(0.0, progress))
+
+
+def _groups(*pairs) -> list[dict]:
+    groups = [{"params": list(parameters), "lr": rate} for parameters, rate in pairs]
+    return [group for group in groups if group["params"]]
+
+
+def is_learned(layer: nn.Module) -> bool:
+    return isinstance(layer, LearnedSelfExpression)

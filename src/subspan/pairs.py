@@ -1,0 +1,133 @@
+"""Positive pairs of a whole data set, found batch by batch, and random walks on them (layer 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import faiss
+import torch
+from torch import Tensor
+
+from subspan.affinity import subspace_affinity
+from subspan.self_expression import SelfExpression
+
+CELLS_PER_BATCH = 10
+MAX_POSITIVES = 30  # kept per sample and batch, those with the largest A_s
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sparse ``M_s * A_s`` of Eq. 6: row i holds the partners that sample i is sure of.
+
+    Attributes
+    ----------
+    offsets : Tensor of shape (n + 1,), int64
+        Row i is ``partners[offsets[i]:offsets[i + 1]]``.
+    partners : Tensor of shape (m,), int64
+    weights : Tensor of shape (m,)
+        ``A_s`` of the pair.
+    """
+
+    offsets: Tensor
+    partners: Tensor
+    weights: Tensor
+
+    @classmethod
+    def from_entries(cls, i: Tensor, j: Tensor, weight: Tensor, n: int) -> Pairs:
+        """Pairs (i, j) with their weights in any order; n is the number of samples."""
+        order = i.argsort(stable=True)
+        offsets = torch.zeros(n + 1, dtype=torch.int64, device=i.device)
+        offsets[1:] = torch.bincount(i, minlength=n).cumsum(0)
+        return cls(offsets, j[order], weight[order])
+
+    @property
+    def n(self) -> int:
+        return len(self.offsets) - 1
+
+    def counts(self) -> Tensor:
+        """Number of partners of each sample, (n,)."""
+        return self.offsets.diff()
+
+    def rows(self) -> Tensor:
+        """Sample i of every pair, (m,)."""
+        return torch.repeat_interleave(self.counts())
+
+    def normalised(self) -> Tensor:
+        """Weights divided by the sum of their row, (m,): the transition probabilities of the walk."""
+        rows = self.rows()
+        total = torch.zeros(self.n, dtype=torch.float64, device=rows.device).index_add_(0, rows, self.weights.double())
+        return (self.weights.double() / total[rows]).to(self.weights.dtype)
+
+    def walk(self, start: Tensor, steps: int, gen: torch.Generator) -> Tensor:
+        """End points of random walks of ``steps`` steps from ``start`` (b,); samples without partners stay put."""
+        cumulative = self.weights.double().cumsum(0)  # one search over all rows at once
+        below = torch.cat([cumulative.new_zeros(1), cumulative])
+        here = start
+        for _ in range(steps):
+            low, high = self.offsets[here], self.offsets[here + 1]
+            draw = torch.rand(len(here), generator=gen, dtype=torch.float64).to(cumulative.device)
+            target = below[low] + draw * (below[high] - below[low])
+            found = torch.searchsorted(cumulative, target, right=True)
+            found = torch.minimum(torch.maximum(found, low), (high - 1).clamp_min(0))  # rounding at the row's ends
+            here = torch.where(high > low, self.partners[found], here) if len(self.partners) else here
+        return here
+
+
+def local_batches(Z: Tensor, batch_size: int, gen: torch.Generator) -> list[Tensor]:
+    """Batches made of whole cells of a coarse k-means partition of the codes, cells in random order.
+
+    In a random batch most of a sample's true neighbours are missing; cells keep them together at the same batch size.
+
+    Parameters
+    ----------
+    Z : Tensor of shape (n, d)
+        Codes of unit length.
+    batch_size : int
+    gen : torch.Generator
+
+    Returns
+    -------
+    list of Tensors
+        Index tensors of nearly equal sizes; every sample once.
+    """
+    n = len(Z)
+    count = max(1, round(n / batch_size))
+    if count == 1:
+        return [torch.randperm(n, generator=gen)]
+    cells = count * CELLS_PER_BATCH
+    seed = int(torch.randint(2**31 - 1, (1,), generator=gen))
+    codes = Z.cpu().numpy()
+    kmeans = faiss.Kmeans(Z.shape[1], cells, niter=8, seed=seed, spherical=True, max_points_per_centroid=100)
+    kmeans.train(codes)
+    cell = torch.from_numpy(kmeans.index.search(codes, 1)[1][:, 0])
+    order = torch.randperm(cells, generator=gen)[cell].argsort(stable=True)
+    return list(order.tensor_split(count))
+
+
+@torch.no_grad()
+def find_positives(
+    Z: Tensor, batches: Iterable[Tensor], layer: SelfExpression, u: float, limit: int = MAX_POSITIVES
+) -> Pairs:
+    """Pairs with ``A_s > u`` (Eqs. 4 and 6) where ``C`` is that of each batch.
+
+    Parameters
+    ----------
+    Z : Tensor of shape (n, d)
+        Codes as Eq. 9 sees them.
+    batches : iterable of Tensors
+        Index tensors.
+    layer : SelfExpression
+    u : float in [0, 1]
+    limit : int
+        Largest number of partners kept per sample and batch.
+    """
+    entries = []
+    for b, batch in enumerate(batches):
+        batch = batch.to(Z.device)
+        A_s = subspace_affinity(layer.coefficients(Z[batch], b)).fill_diagonal_(0.0)
+        weight, j = A_s.topk(min(limit, len(batch) - 1), dim=1)
+        row, column = (weight > u).nonzero(as_tuple=True)
+        entries.append((batch[row], batch[j[row, column]], weight[row, column]))
+    i, j, weight = (torch.cat(part) for part in zip(*entries, strict=True))
+    return Pairs.from_entries(i, j, weight, len(Z))
