@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,8 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
         """
         self._validate_parameters()
         samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
+        if samples.n < 2:
+            raise InvalidInputError("X has n_samples=1: clustering needs at least two samples.")
         _check_feature_names(self, X, reset=True)
         self.n_features_in_ = int(np.prod(samples.shape))
         self.sample_shape_ = samples.shape
@@ -132,6 +135,12 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
         partial = folder / "model.json.partial"
         partial.write_text(json.dumps(meta, indent=1))
         os.replace(partial, folder / "model.json")
+
+    @property
+    def stop_reason_(self) -> str:
+        """Why the last phase ended."""
+        check_is_fitted(self, "labels_")
+        return list(self.stop_reasons_.values())[-1] if self.stop_reasons_ else "completed"
 
     @property
     def _device(self) -> torch.device:
@@ -193,7 +202,10 @@ def load(folder: str | os.PathLike) -> Clusterer:
         raise CheckpointError(f"the model in '{folder}' is damaged ({error}): save it again") from error
     if meta.get("format") != FORMAT:
         raise CheckpointError(f"the model in '{folder}' has format {meta.get('format')}; this subspan reads {FORMAT}")
-    estimator = _estimator_class(meta["estimator"])(**meta["parameters"])
+    parameters = meta["parameters"]
+    if "device" in parameters:
+        parameters["device"] = _usable_device(parameters["device"])
+    estimator = _estimator_class(meta["estimator"])(**parameters)
     estimator.labels_ = tensors.pop("labels").numpy()
     estimator.scaling_ = Scaling.from_tensors({k: tensors.pop(f"scaling.{k}") for k in ("shift", "scale")})
     estimator.sample_shape_ = tuple(meta["sample_shape"])
@@ -223,6 +235,19 @@ def resolve_device(device: str) -> torch.device:
     return torch.device(device)
 
 
+def _usable_device(device: str) -> str:
+    try:
+        resolve_device(device)
+    except InvalidInputError:
+        warnings.warn(
+            f"the model was fitted on device '{device}', which this machine does not have; it uses device='auto'",
+            UserWarning,
+            stacklevel=3,
+        )
+        return "auto"
+    return device
+
+
 def _estimator_class(spec: str) -> type[Clusterer]:
     """The class a model was saved from; only subspan's own estimators are accepted."""
     module, _, name = spec.partition(":")
@@ -237,6 +262,10 @@ def _estimator_class(spec: str) -> type[Clusterer]:
 
 
 def _jsonable(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(key, entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(name, entry) for entry in value]
     if isinstance(value, np.ndarray | Tensor):
         return value.tolist()
     if isinstance(value, np.generic):

@@ -42,7 +42,13 @@ class Saved:
     def load_modules(self, modules: Mapping[str, nn.Module]) -> None:
         for name, module in modules.items():
             prefix = f"module.{name}."
-            module.load_state_dict({k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)})
+            state = {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+            try:
+                module.load_state_dict(state)
+            except RuntimeError as error:
+                raise CheckpointError(
+                    f"the checkpoint does not fit module '{name}' ({error}): use another folder to start again"
+                ) from error
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         for i, parameter in enumerate(_parameters(optimizer)):
@@ -86,19 +92,25 @@ class Checkpoint:
         if not self.resume or not path.exists():
             return None
         tensors, meta = _read(path)
-        found = json.loads(meta["fingerprint"])
+        try:
+            found, position, history, stop_reasons = (
+                json.loads(meta[key]) for key in ("fingerprint", "position", "history", "stop_reasons")
+            )
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"'{path}' is damaged ({error!r}): delete it to start again") from error
         different = sorted(k for k in found.keys() | self.fingerprint.keys() if found.get(k) != self.fingerprint.get(k))
         if different:
             shown = ", ".join(f"{k}: {found.get(k)!r} then, {self.fingerprint.get(k)!r} now" for k in different[:3])
             raise CheckpointError(f"the checkpoint in '{self.folder}' is of another run ({shown}): use another folder")
-        entry = self.folder / "entry.safetensors"
-        return Saved(
-            Position(**json.loads(meta["position"])),
-            json.loads(meta["history"]),
-            json.loads(meta["stop_reasons"]),
-            tensors,
-            _read(entry)[0] if entry.exists() else {},
-        )
+        return Saved(Position(**position), history, stop_reasons, tensors, self._read_entry(position["phase"]))
+
+    def _read_entry(self, phase: int) -> dict[str, Tensor]:
+        """What :meth:`write_entry` saved for this phase; empty when the file is of an earlier one."""
+        path = self.folder / "entry.safetensors"
+        if not path.exists():
+            return {}
+        tensors, meta = _read(path)
+        return tensors if meta.get("phase") == str(phase) else {}
 
     def write(self, position: Position, modules: Mapping[str, nn.Module], optimizer, outcome) -> None:
         tensors = {f"module.{m}.{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
@@ -114,9 +126,9 @@ class Checkpoint:
         }
         self._write("state.safetensors", tensors, meta)
 
-    def write_entry(self, tensors: dict[str, Tensor]) -> None:
-        """Save the modules as they were when the current phase began (what a restart goes back to)."""
-        self._write("entry.safetensors", tensors, {"version": str(VERSION)})
+    def write_entry(self, phase: int, tensors: dict[str, Tensor]) -> None:
+        """Save the modules as they were when this phase began (what a restart goes back to)."""
+        self._write("entry.safetensors", tensors, {"version": str(VERSION), "phase": str(phase)})
 
     def _write(self, name: str, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
         try:
@@ -145,11 +157,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: dict[str, str
             os.fsync(file.fileno())
         os.replace(partial, path)
     except SafetensorError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(str(error)) from error
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    finally:
+        partial.unlink(missing_ok=True)  # there is none after the replacement
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

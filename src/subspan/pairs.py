@@ -13,6 +13,7 @@ from subspan.affinity import subspace_affinity
 from subspan.self_expression import SelfExpression
 
 CELLS_PER_BATCH = 10
+POINTS_PER_CENTROID = {"min_points_per_centroid": 1, "max_points_per_centroid": 100}
 MAX_POSITIVES = 30  # kept per sample and batch, those with the largest A_s
 
 
@@ -95,10 +96,10 @@ def local_batches(Z: Tensor, batch_size: int, gen: torch.Generator) -> list[Tens
     count = max(1, round(n / batch_size))
     if count == 1:
         return [torch.randperm(n, generator=gen)]
-    cells = count * CELLS_PER_BATCH
+    cells = min(count * CELLS_PER_BATCH, n)
     seed = int(torch.randint(2**31 - 1, (1,), generator=gen))
     codes = Z.cpu().numpy()
-    kmeans = faiss.Kmeans(Z.shape[1], cells, niter=8, seed=seed, spherical=True, max_points_per_centroid=100)
+    kmeans = faiss.Kmeans(Z.shape[1], cells, niter=8, seed=seed, spherical=True, **POINTS_PER_CENTROID)
     kmeans.train(codes)
     cell = torch.from_numpy(kmeans.index.search(codes, 1)[1][:, 0])
     order = torch.randperm(cells, generator=gen)[cell].argsort(stable=True)

@@ -34,7 +34,8 @@ class Progress(Callback):
         self.tasks = {}
         for i, phase in enumerate(phases):
             done = 1.0 if i < position.phase else position.epoch / max(phase.epochs, 1) if i == position.phase else 0.0
-            self.tasks[phase.name] = self.bars.add_task(phase.name, total=1.0, completed=done, start=False, note="")
+            self.tasks[phase.name] = self.bars.add_task(phase.name, total=1.0, start=False, note="")
+            self.bars.update(self.tasks[phase.name], completed=done)
         self.bars.start()
 
     def on_step(self, phase: Phase, fraction: float) -> None:

@@ -8,15 +8,13 @@ with ``rho = 2 / lambda_1`` and ``H = Z (Z^T Z + rho I)^-1 Z^T`` it is ``c_ij = 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from subspan._resources import available_bytes
 from subspan.errors import InvalidInputError, ResourceError, SelfExpressionError
 
 Method = Literal["auto", "direct", "woodbury"]
@@ -231,7 +229,7 @@ class LearnedSelfExpression(SelfExpression):
         super().__init__(gamma)
         if len(batch_sizes) == 0 or min(batch_sizes) < 1:
             raise InvalidInputError(f"batch_sizes is {list(batch_sizes)}; give at least one size, each at least 1.")
-        _check_memory(batch_sizes, _available_bytes() if memory_limit is None else memory_limit)
+        _check_memory(batch_sizes, available_bytes() if memory_limit is None else memory_limit)
         self.weights = nn.ParameterList(
             nn.Parameter(torch.full((size, size), _INITIAL_COEFFICIENT).fill_diagonal_(0.0)) for size in batch_sizes
         )
@@ -279,20 +277,6 @@ def _check_memory(batch_sizes: Sequence[int], limit: int | None) -> None:
         f"{limit / 1e9:.3g} GB may be used: use the closed form, or at most {fitting} samples"
         + (f", or batches of at most {size}." if size > 0 else ".")
     )
-
-
-def _available_bytes() -> int | None:
-    """Memory that can be had now, capped by the container's limit; None where the system does not say."""
-    found = []
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        found.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    except (OSError, KeyError, ValueError):
-        with suppress(AttributeError, OSError, ValueError):
-            found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with suppress(OSError, ValueError):  # no container, or no limit ("max")
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(found, default=None)
 
 
 def _whiten(Z: Tensor, rho: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

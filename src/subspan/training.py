@@ -10,6 +10,7 @@ draws what the unbroken run would have drawn and no generator state has to be st
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ class Phase:
         """Draw what the phase initialises. Called before epoch 0, and again after a collapse (``restart`` >= 1)."""
 
     def parameter_groups(self) -> list[dict]:
-        """Adam's parameter groups: ``[{"params": [...], "lr": ...}, ...]``."""
+        """Adam's parameter groups, at least one: ``[{"params": [...], "lr": ...}, ...]``."""
         raise NotImplementedError
 
     def learning_rate_factor(self, progress: float) -> float:
@@ -147,7 +148,8 @@ def train(
     Raises
     ------
     DivergenceError
-        When a loss term becomes NaN or infinite; the message names term, phase and epoch.
+        When a loss term, a weight or a monitored figure becomes NaN or infinite; the message names it, the phase and
+        the epoch.
     """
     loop = _Loop(phases, modules, n_samples, seed, checkpoint, callbacks, max_restarts)
     loop.continue_or_begin()
@@ -173,6 +175,7 @@ class _Loop:
         self.optimizer: torch.optim.Optimizer | None = None
         self.entry: dict[str, Tensor] = {}
         self.resumed = False
+        self.gave_up: set[str] = set()  # phases whose last collapse was reported
 
     def continue_or_begin(self) -> None:
         saved = self.checkpoint.read() if self.checkpoint is not None else None
@@ -182,6 +185,7 @@ class _Loop:
         saved.load_modules(self.modules)
         self.position = saved.position
         self.outcome = Outcome(saved.history, saved.stop_reasons)
+        self.entry = saved.entry
         self.saved, self.resumed = saved, saved.position.epoch > 0
 
     def save(self) -> None:
@@ -195,8 +199,7 @@ class _Loop:
         phase = self.phases[self.position.phase]
         phase.start()
         if self.resumed:
-            self.entry = self.saved.entry
-            self.optimizer = torch.optim.Adam(phase.parameter_groups())
+            self.optimizer = _adam(phase)
             self.saved.load_optimizer(self.optimizer)
             self.resumed = False
         else:
@@ -208,12 +211,7 @@ class _Loop:
                 if self.position.restart < self.max_restarts:
                     self.restart(phase, record)
                     continue
-                warnings.warn(
-                    f"phase '{phase.name}' collapsed again after {self.max_restarts} restarts; it goes on as it is: "
-                    "try another random_state, a larger balance weight or a lower learning rate",
-                    CollapseWarning,
-                    stacklevel=2,
-                )
+                self.give_up(phase)
             found = phase.stop([r for r in self.records(phase) if r["restart"] == self.position.restart])
             if found is not None:
                 reason = found
@@ -230,10 +228,21 @@ class _Loop:
         if self.position.restart == 0:
             self.entry = _state(self.modules)
         phase.reset(self.generator(_INIT), self.position.restart)
-        self.optimizer = torch.optim.Adam(phase.parameter_groups())
+        self.optimizer = _adam(phase)
         if self.checkpoint is not None:
-            self.checkpoint.write_entry(self.entry)
+            self.checkpoint.write_entry(self.position.phase, self.entry)
         self.save()
+
+    def give_up(self, phase: Phase) -> None:
+        if phase.name in self.gave_up:
+            return
+        self.gave_up.add(phase.name)
+        warnings.warn(
+            f"phase '{phase.name}' collapsed again after {self.max_restarts} restarts; it goes on as it is: "
+            "try another random_state, a larger balance weight or a lower learning rate",
+            CollapseWarning,
+            stacklevel=2,
+        )
 
     def restart(self, phase: Phase, record: Record) -> None:
         warnings.warn(
@@ -272,7 +281,12 @@ class _Loop:
                 callback.on_step(phase, (epoch + (b + 1) / len(batches)) / phase.epochs)
         record: Record = {"phase": phase.name, "epoch": epoch, "restart": self.position.restart}
         record |= {name: total / steps for name, total in sums.items()}
-        record |= phase.monitor()
+        self.check_weights(phase)  # the step may have ruined them after the last loss was seen
+        figures = phase.monitor()
+        for name, value in figures.items():
+            if isinstance(value, float):
+                self.check_finite(f"figure '{name}'", value, phase)
+        record |= figures
         record["seconds"] = round(time.perf_counter() - began, 3)
         self.outcome.history.append(record)
         self.position = Position(self.position.phase, epoch + 1, self.position.restart)
@@ -284,11 +298,7 @@ class _Loop:
         assert self.optimizer is not None
         for name, term in terms.items():
             value = float(term.detach())
-            if value != value or value in (float("inf"), float("-inf")):
-                raise DivergenceError(
-                    f"loss term '{name}' became {value} in phase '{phase.name}', epoch {self.position.epoch}: lower "
-                    "the learning rate of this phase, or scale the data"
-                )
+            self.check_finite(f"loss term '{name}'", value, phase)
             sums[name] = sums.get(name, 0.0) + value
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack([term.reshape(()) for term in terms.values()]).sum().backward()
@@ -299,6 +309,26 @@ class _Loop:
         self.optimizer.step()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+    def check_finite(self, what: str, value: float, phase: Phase) -> None:
+        if not math.isfinite(value):
+            raise DivergenceError(
+                f"{what} became {value} in phase '{phase.name}', epoch {self.position.epoch}: lower the learning rate "
+                "of this phase, or scale the data"
+            )
+
+    def check_weights(self, phase: Phase) -> None:
+        for name, module in self.modules.items():
+            for key, weight in module.named_parameters():
+                if not bool(weight.isfinite().all()):
+                    self.check_finite(f"a weight of {name}.{key}", math.nan, phase)
+
+
+def _adam(phase: Phase) -> torch.optim.Optimizer:
+    groups = phase.parameter_groups()
+    if not any(group["params"] for group in groups):
+        raise ValueError(f"phase '{phase.name}' has no parameters to train: leave it out")
+    return torch.optim.Adam(groups)
 
 
 def _state(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:

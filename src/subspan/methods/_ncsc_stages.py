@@ -15,20 +15,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import nll_loss, normalize
 
+from subspan._random import generator
 from subspan._validation import Samples, iter_slices
 from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
 from subspan.encoders import Encoder
 from subspan.heads import Heads
 from subspan.losses import L_neg, balance_loss, pair_confidence_loss
-from subspan.merging import cluster_flow, merge_clusters
+from subspan.merging import agreement_cells, cluster_flow, merge_clusters
 from subspan.pairs import Pairs, find_positives, local_batches
 from subspan.pretraining import encode
 from subspan.self_expression import LearnedSelfExpression, SelfExpression
 from subspan.training import Phase, Record
 
-ANCHORS = 1000  # samples per step of a classifier stage
+ANCHORS = 400  # samples per step of a classifier stage
 MIN_STEPS = 50  # steps per epoch of a classifier stage, at least
 HEAD_BATCH = 5000
+CELLS = 10  # cells of agreement between starts, times k, at most
 LIVE = 0.01  # a cluster with less than this share of n / k samples counts as empty
 
 
@@ -122,8 +124,9 @@ class ClassifierStage(Phase):
     ----------
     heads : Heads
         R starts.
-    overclustering : ClassifierStage, optional
-        An earlier stage with more clusters; start r then learns its merged clusters in the first epoch.
+    starts : ClassifierStage, optional
+        An earlier stage of several starts; the consensus of its classifiers is learnt in the first epoch, and from
+        then on partners are direct neighbours.
     """
 
     def __init__(
@@ -134,19 +137,17 @@ class ClassifierStage(Phase):
         name: str,
         epochs: int,
         rate: float,
-        overclustering: ClassifierStage | None = None,
-        chosen: Heads | None = None,
+        starts: ClassifierStage | None = None,
     ):
         super().__init__(name, epochs, ANCHORS, MIN_STEPS)
-        self.setting, self.heads, self.rate = setting, heads, rate
-        self.overclustering, self.chosen = overclustering, chosen
+        self.setting, self.heads, self.rate, self.starts = setting, heads, rate, starts
         self.pairs: Pairs | None = None
-        self.targets: Tensor | None = None  # merged clusters to begin with, (R, n)
+        self.targets: Tensor | None = None  # consensus of the starts, (n,)
 
     def start(self) -> None:
         self.setting.encode_all()
-        if self.overclustering is not None:
-            self.targets = self.overclustering.merged(self.setting.n_clusters)
+        if self.starts is not None:
+            self.targets = self.starts.consensus()
 
     def reset(self, gen: torch.Generator, restart: int) -> None:
         self.heads.reset_parameters(gen)
@@ -161,7 +162,7 @@ class ClassifierStage(Phase):
     def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Any]:
         batches = super().batches(n_samples, gen)
         progress = self.epoch / self.epochs
-        u = self.setting.u[1] if self.targets is not None else _anneal(self.setting.u, progress / 0.7)
+        u = _anneal(self.setting.u, 1.0 if self.targets is not None else progress / 0.7)
         self.pairs = find_positives(
             self.setting.normalise(self.setting.codes), self.setting.batches(gen), self.setting.layer, u
         )
@@ -172,7 +173,7 @@ class ClassifierStage(Phase):
         batch = batch.to(self.setting.device)
         if self.targets is not None and self.epoch == 0:
             log_p = self.heads(self.setting.codes[batch]).log_softmax(dim=-1)
-            yield {"distillation": nll_loss(log_p.flatten(0, 1), self.targets[:, batch].flatten()) * len(log_p)}
+            yield {"distillation": nll_loss(log_p.flatten(0, 1), self.targets[batch].repeat(len(log_p))) * len(log_p)}
             return
         steps = 1 if self.targets is not None else max(1, math.ceil(self.setting.walk * (1 - progress / 0.9)))
         partner = self.pairs.walk(batch, steps, gen)
@@ -181,11 +182,8 @@ class ClassifierStage(Phase):
         terms = {"L_pos": self.setting.pair_loss(log_p_i, log_p_j).sum()}  # Eq. 6, summed over starts
         weight = _anneal(self.setting.balance, progress)
         if weight > 0:
-            terms["balance"] = weight * balance_loss(log_p, self._prior()).sum()
+            terms["balance"] = weight * balance_loss(log_p, self.setting.prior).sum()
         yield terms
-
-    def _prior(self) -> Tensor | None:
-        return self.setting.prior if self.heads.n_clusters == self.setting.n_clusters else None
 
     def scores(self) -> Tensor:
         """Log-probabilities of all samples, (R, n, k)."""
@@ -200,7 +198,7 @@ class ClassifierStage(Phase):
             i, j = log_p[:, rows[part]], log_p[:, self.pairs.partners[part]]
             total += (-torch.logsumexp(i + j, dim=-1) * weight[part]).sum(dim=-1)
         active = max(int((self.pairs.counts() > 0).sum()), 1)
-        return total / active + balance_loss(log_p, self._prior())
+        return total / active + balance_loss(log_p, self.setting.prior)
 
     def monitor(self) -> Record:
         log_p = self.scores()
@@ -218,21 +216,13 @@ class ClassifierStage(Phase):
     def collapsed(self, record: Record) -> bool:
         return self.epoch > 0 and int(record["live_clusters"]) <= max(1, self.heads.n_clusters // 2)
 
-    def finish(self) -> None:
-        """Keep the start with the lowest objective."""
-        if self.chosen is not None and self.epochs > 0:
-            self.chosen.take(self.heads, self.last[1])
-
-    def merged(self, k: int) -> Tensor:
-        """Every start's clusters merged to k by the flow between them, int64 (R, n)."""
-        gen = torch.Generator().manual_seed(0)
-        Z = self.setting.normalise(self.setting.codes)
-        pairs = find_positives(Z, self.setting.batches(gen), self.setting.layer, self.setting.u[1])
-        labels = []
-        for log_p in self.scores():
-            p = log_p.exp()
-            labels.append(merge_clusters(cluster_flow(p, pairs).cpu(), k).to(p.device)[p.argmax(dim=1)])
-        return torch.stack(labels)
+    def consensus(self) -> Tensor:
+        """Labels (n,) on which the starts agree, cells of disagreement joined by the flow between them."""
+        s = self.setting
+        cells = agreement_cells(self.scores(), CELLS * s.n_clusters)
+        pairs = find_positives(s.normalise(s.codes), s.batches(generator(0)), s.layer, s.u[1])
+        flow = cluster_flow(cells.exp(), pairs)
+        return merge_clusters(flow.cpu(), s.n_clusters).to(cells.device)[cells.argmax(dim=1)]
 
 
 class CollaborationStage(Phase):

@@ -26,30 +26,36 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from subspan._parameters import check_choice, check_integer, check_number, check_overrides, check_pair
 from subspan._random import generator
+from subspan._resources import available_bytes
 from subspan._validation import Samples, check_n_clusters, check_same_features, check_samples
 from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
 from subspan.base import Clusterer
 from subspan.checkpoint import Checkpoint
-from subspan.encoders import build_encoder, make_encoder
-from subspan.errors import InvalidInputError
+from subspan.encoders import Encoder, build_encoder, make_encoder
+from subspan.errors import InvalidInputError, ResourceError
 from subspan.heads import Heads, build_heads
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, Setting, SubspaceStage, head_scores
 from subspan.pretraining import Reconstruction, encode
 from subspan.progress import Progress
-from subspan.self_expression import ClosedFormSelfExpression, LearnedSelfExpression, SelfExpression
+from subspan.self_expression import (
+    ClosedFormSelfExpression,
+    LearnedSelfExpression,
+    SelfExpression,
+    learned_bytes,
+)
 from subspan.training import Phase, train
 
-EPOCHS = {"autoencoder": 30, "subspace": 1, "overclustering": 8, "classifier": 8, "collaboration": 3}
+EPOCHS = {"autoencoder": 30, "subspace": 1, "starts": 8, "classifier": 6, "collaboration": 3}
 RATES = {
     "autoencoder": 1e-3,  # pre-training
     "encoder": 1e-5,  # the auto-encoder after pre-training
     "self_expression": 1e-3,  # of a learned C
-    "overclustering": 3e-3,
-    "classifier": 1e-3,
+    "starts": 3e-3,
+    "classifier": 3e-3,
     "collaboration": 1e-3,  # the head in the last stage
 }
-SAMPLES_PER_CLUSTER = 20  # over-clustering keeps at least so many samples for each small cluster
 
 
 class NCSC(Clusterer):
@@ -77,30 +83,28 @@ class NCSC(Clusterer):
         Samples whose self-expression is solved together.
     batches : {"local", "random"}
         How batches are composed (deviation 7).
-    u : (float, float)
-        Threshold of ``A_s`` for positive pairs, at the beginning and at the end of stage 2 (deviation 1).
+    u : float or (float, float)
+        Threshold of ``A_s`` for positive pairs; a pair is for the beginning and the end of stage 2 (deviation 1).
     l : float
         Threshold of ``A_c`` for negative pairs (deviation 1).
     affinity : {"confidence", "cosine"}
         Form of ``A_c`` in Eq. 6: ``p_i . p_j``, or the paper's cosine (deviation 5).
-    balance : (float, float)
+    balance : float or (float, float)
         Weight of ``KL(mean p || prior)`` at the beginning and at the end of stage 2; 0 leaves it out (deviation 5).
     prior : array-like of shape (k,), optional
         Expected cluster sizes; uniform by default.
     walk : int
         Steps of the random walk to a sample's partner at the beginning of stage 2, shortened to one.
     n_starts : int
-        Independent classifiers trained side by side; the one with the lowest label-free objective is kept.
-    overcluster : float
-        The starts first look for this many times k clusters, which are then merged (deviation 8); below 1.5: off.
+        Independent classifiers trained side by side, whose consensus the final one learns first (deviation 8).
     lambda_cl : float
         Weight of Omega in Eq. 8.
     epochs : dict, optional
-        Overrides of the epochs of "autoencoder" (30), "subspace" (1), "overclustering" (8), "classifier" (8) and
+        Overrides of the epochs of "autoencoder" (30), "subspace" (1), "starts" (8), "classifier" (6) and
         "collaboration" (3).
     learning_rates : dict, optional
         Overrides of "autoencoder" (1e-3), "encoder" (1e-5, after pre-training), "self_expression" (1e-3),
-        "overclustering" (3e-3), "classifier" (1e-3), "collaboration" (1e-3, the head).
+        "starts" (3e-3), "classifier" (3e-3), "collaboration" (1e-3, the head).
     tolerance : float
         The last stage stops when a smaller share of the labels changed in an epoch.
     channel_axis : {"auto", 1, -1}
@@ -127,7 +131,8 @@ class NCSC(Clusterer):
     Deviations from the paper, where it is silent or where its words do not work:
 
     1. *Thresholds.* Sec. 5.1 prints u = 0.1 and l = 0.7 then 0.9; that selects nearly every pair both ways. Read as
-       swapped: positives A_s > 0.7 then 0.9, negatives A_c < 0.1.
+       swapped: positives A_s > 0.7 then 0.9, negatives A_c < 0.1. The default starts at 0.9, since a walk multiplies
+       the errors of its steps; ``u=(0.7, 0.9)`` is the paper's.
     2. *Sign and range.* H(p || q) carries its minus; A_s is normalised as in Sec. 4, which stays in [0, 1].
     3. *C for shuffled batches* is the closed-form minimiser of Eq. 9 with zero diagonal; ``"parameter"`` learns it.
     4. *Scale.* rho = 2 / lambda_1 follows the data: ``rho = gamma trace(Z^T Z) / d``. Terms are means, not sums.
@@ -137,8 +142,9 @@ class NCSC(Clusterer):
     6. *Degenerate codes.* Codes are centred and of unit length in Eq. 9, else shrinking them lowers the loss for free.
     7. *Batches* are made of whole cells of a coarse k-means partition of the codes, redrawn every epoch: in random
        batches of 5000 out of 70,000 most true neighbours are missing. ``batches="random"`` is the plain reading.
-    8. *Starts.* Classifiers first find 3 k clusters, which are merged to k by the flow of the walk between them.
-       At most 30 positives are kept per sample, and a step draws one of them by a short random walk.
+    8. *Starts.* A single classifier ends in one of many local optima. Several are trained side by side; the small
+       cells on which they agree are merged to k by the flow of the walk between them, and the final classifier first
+       learns these labels, then Eq. 5. At most 30 positives are kept per sample, and a step draws one of them.
 
     References
     ----------
@@ -158,14 +164,13 @@ class NCSC(Clusterer):
         gamma=30.0,
         batch_size=5000,
         batches="local",
-        u=(0.7, 0.9),
+        u=0.9,
         l=0.1,  # noqa: E741
         affinity="confidence",
         balance=(4.0, 1.0),
         prior=None,
-        walk=4,
-        n_starts=4,
-        overcluster=3.0,
+        walk=6,
+        n_starts=5,
         lambda_cl=1.0,
         epochs=None,
         learning_rates=None,
@@ -194,7 +199,6 @@ class NCSC(Clusterer):
         self.prior = prior
         self.walk = walk
         self.n_starts = n_starts
-        self.overcluster = overcluster
         self.lambda_cl = lambda_cl
         self.epochs = epochs
         self.learning_rates = learning_rates
@@ -212,10 +216,9 @@ class NCSC(Clusterer):
         encoder = make_encoder(
             self.encoder, samples.shape, self.n_clusters, generator(seed, 1), **(self.encoder_options or {})
         ).to(device)
-        small = self._n_small(samples.n)
-        starts = self._heads(encoder, self.n_starts, self.n_clusters).to(device)
-        head = self._heads(encoder, 1, self.n_clusters).to(device)
-        over = self._heads(encoder, self.n_starts, small).to(device) if small else None
+        self._check_memory(samples.n, encoder.n_codes)
+        starts = self._heads(encoder, self.n_starts).to(device)
+        head = self._heads(encoder, 1).to(device)
         fixed = self._fixed_batches(samples.n, seed)
         layer = self._layer(fixed).to(device)
         setting = Setting(
@@ -226,20 +229,18 @@ class NCSC(Clusterer):
             self.n_clusters,
             self.batch_size,
             self.batches == "local",
-            _pair(self.u),
+            check_pair(self.u),
             self.l,
             self.walk,
             self.affinity == "cosine",
-            _pair(self.balance),
+            check_pair(self.balance),
             None if self.prior is None else torch.as_tensor(self.prior, dtype=torch.float32, device=device),
             self.lambda_cl,
             fixed,
         )
         modules: dict[str, nn.Module] = {"encoder": encoder, "layer": layer, "starts": starts, "head": head}
-        if over is not None:
-            modules["overclustering"] = over
         outcome = train(
-            self._stages(setting, over, starts, head),
+            self._stages(setting, starts, head),
             modules,
             n_samples=samples.n,
             seed=seed,
@@ -252,7 +253,7 @@ class NCSC(Clusterer):
         self.center_ = codes.mean(dim=0)
         self.labels_ = head_scores(head, codes)[0].argmax(dim=1).cpu().numpy()
 
-    def _stages(self, setting: Setting, over: Heads | None, starts: Heads, head: Heads) -> list[Phase]:
+    def _stages(self, setting: Setting, starts: Heads, head: Heads) -> list[Phase]:
         """Algorithm 1."""
         epochs, rates = EPOCHS | (self.epochs or {}), RATES | (self.learning_rates or {})
         stages: list[Phase] = []
@@ -277,25 +278,18 @@ class NCSC(Clusterer):
                     rate_c=rates["self_expression"],
                 )
             )
-        first = None
-        if over is not None:
-            first = ClassifierStage(
-                setting,
-                over,
-                name="overclustering",
-                epochs=epochs["overclustering"],
-                rate=rates["overclustering"],
-            )
-            stages.append(first)
+        several = None
+        if self.n_starts > 1:
+            several = ClassifierStage(setting, starts, name="starts", epochs=epochs["starts"], rate=rates["starts"])
+            stages.append(several)
         stages.append(
             ClassifierStage(
                 setting,
-                starts,
+                head,
                 name="classifier",
                 epochs=epochs["classifier"],
-                rate=rates["classifier" if first is not None else "overclustering"],
-                overclustering=first,
-                chosen=head,
+                rate=rates["classifier"],
+                starts=several,
             )
         )
         stages.append(
@@ -339,15 +333,33 @@ class NCSC(Clusterer):
         encoder = make_encoder(
             self.encoder, samples.shape, self.n_clusters, generator(0), **(self.encoder_options or {})
         )
-        batch = min(self.batch_size, samples.n)
+        parts = self._memory_parts(samples.n, encoder.n_codes)
+        return {"memory_bytes": sum(parts.values()), "parts": parts, "n_codes": encoder.n_codes}
+
+    def _memory_parts(self, n: int, n_codes: int) -> dict[str, int]:
+        batch = min(self.batch_size, n)
+        joint = (EPOCHS | (self.epochs or {}))["collaboration"] > 0
         parts = {
-            "codes": 4 * samples.n * encoder.n_codes * 3,
-            "affinities": 4 * batch * batch * 10,
             "libraries": 400_000_000,
+            "codes": 4 * n * n_codes * 4,
+            "affinities": 4 * batch * batch * (14 if joint else 5),  # Eq. 8 is differentiated through C
         }
         if self.self_expression == "parameter":
-            parts["learned_coefficients"] = 16 * batch * samples.n
-        return {"memory_bytes": sum(parts.values()), "parts": parts, "n_codes": encoder.n_codes}
+            parts["learned_coefficients"] = learned_bytes([batch]) * max(1, round(n / batch))
+        return parts
+
+    def _check_memory(self, n: int, n_codes: int) -> None:
+        """Refuse what will not fit before anything is allocated."""
+        available = available_bytes()
+        needed = sum(self._memory_parts(n, n_codes).values())
+        if available is None or needed <= available:
+            return
+        rest = available - 400_000_000 - 4 * n * n_codes * 4
+        largest = math.isqrt(max(rest, 0) // (4 * 14))
+        raise ResourceError(
+            f"batches of {min(self.batch_size, n)} samples take about {needed / 1e9:.1f} GB and {available / 1e9:.1f} "
+            f"GB are free: set batch_size to at most {largest}, or give fewer samples"
+        )
 
     def _labels(self, batch: Tensor) -> Tensor:
         return self.head_(self.encoder_.encode(batch))[0].argmax(dim=1)
@@ -356,7 +368,7 @@ class NCSC(Clusterer):
         return self.encoder_.encode(batch)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        modules = {"encoder": self.encoder_, "head": self.head_}
+        modules: dict[str, Encoder | Heads] = {"encoder": self.encoder_, "head": self.head_}
         tensors = {f"{m}.{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
         tensors["center"] = self.center_
         return tensors, {m: module.config() for m, module in modules.items()}
@@ -371,13 +383,8 @@ class NCSC(Clusterer):
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
             module.to(device).eval()
 
-    def _heads(self, encoder, n_starts: int, k: int) -> Heads:
-        return build_heads(self.head, n_starts, encoder.code_shape, k, self.head_width)
-
-    def _n_small(self, n: int) -> int:
-        """Number of clusters of the over-clustering, or 0 when there is none."""
-        small = min(round(self.overcluster * self.n_clusters), n // SAMPLES_PER_CLUSTER)
-        return small if small >= 1.5 * self.n_clusters else 0
+    def _heads(self, encoder, n_starts: int) -> Heads:
+        return build_heads(self.head, n_starts, encoder.code_shape, self.n_clusters, self.head_width)
 
     def _fixed_batches(self, n: int, seed: int) -> list[Tensor] | None:
         if self.self_expression != "parameter":
@@ -399,61 +406,22 @@ class NCSC(Clusterer):
         return Checkpoint(self.checkpoint_dir, fingerprint, self.resume)
 
     def _validate_parameters(self) -> None:
-        _choice("recipe", self.recipe, ("paper",))
-        _choice("self_expression", self.self_expression, ("closed-form", "parameter"))
-        _choice("batches", self.batches, ("local", "random"))
-        _choice("affinity", self.affinity, ("confidence", "cosine"))
-        _number("gamma", self.gamma, 0.0)
-        _number("l", self.l, 0.0, 1.0)
-        _number("lambda_cl", self.lambda_cl, 0.0)
-        _number("tolerance", self.tolerance, 0.0)
-        _number("overcluster", self.overcluster, 0.0)
+        check_choice("recipe", self.recipe, ("paper",))
+        check_choice("self_expression", self.self_expression, ("closed-form", "parameter"))
+        check_choice("batches", self.batches, ("local", "random"))
+        check_choice("affinity", self.affinity, ("confidence", "cosine"))
+        check_number("gamma", self.gamma, 0.0)
+        check_number("l", self.l, 0.0, 1.0)
+        check_number("lambda_cl", self.lambda_cl, 0.0)
+        check_number("tolerance", self.tolerance, 0.0)
         for name in ("batch_size", "n_starts", "walk"):
-            _integer(name, getattr(self, name), 1)
+            check_integer(name, getattr(self, name), 1)
         for name, high in (("u", 1.0), ("balance", math.inf)):
-            for value in _pair(getattr(self, name), name):
-                _number(name, value, 0.0, high)
-        _overrides("epochs", self.epochs, EPOCHS)
-        _overrides("learning_rates", self.learning_rates, RATES)
+            for value in check_pair(getattr(self, name), name):
+                check_number(name, value, 0.0, high)
+        check_overrides("epochs", self.epochs, EPOCHS, whole=True)
+        check_overrides("learning_rates", self.learning_rates, RATES)
         if self.prior is not None:
             prior = np.asarray(self.prior, dtype=float)
             if prior.shape != (self.n_clusters,) or not (np.isfinite(prior).all() and (prior > 0).all()):
                 raise InvalidInputError(f"prior must hold {self.n_clusters} positive numbers, one per cluster.")
-
-
-def _pair(value, name: str = "value") -> tuple[float, float]:
-    """A pair (begin, end); a single number stands for both."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value), float(value)
-    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
-        return float(value[0]), float(value[1])
-    raise InvalidInputError(f"{name} must be a number or a pair (begin, end), not {value!r}.")
-
-
-def _choice(name: str, value, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InvalidInputError(f"{name} is {value!r}; choose one of {', '.join(map(repr, allowed))}.")
-
-
-def _number(name: str, value, low: float, high: float = math.inf) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (good and math.isfinite(value) and low <= value <= high):
-        bound = f"between {low:g} and {high:g}" if high < math.inf else f"of at least {low:g}"
-        raise InvalidInputError(f"{name} is {value!r}; give a number {bound}.")
-
-
-def _integer(name: str, value, low: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < low:
-        raise InvalidInputError(f"{name} is {value!r}; give an integer of at least {low}.")
-
-
-def _overrides(name: str, value, known: dict[str, Any]) -> None:
-    if value is None:
-        return
-    if not isinstance(value, dict) or set(value) - set(known):
-        raise InvalidInputError(f"{name} is {value!r}; give a dict with keys among {', '.join(known)}.")
-    for key, number in value.items():
-        if name == "epochs":
-            _integer(f"epochs[{key!r}]", number, 0)
-        else:
-            _number(f"{name}[{key!r}]", number, 0.0)
