@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import interpolate, relu
 from torch.nn.utils import skip_init
 
 from subspan._random import generator as make_generator
@@ -118,6 +118,28 @@ class _PreactResidual(_Residual):
         return self.second(relu(self.first(relu(x)))) + self.skip(x)
 
 
+class _Shrink(nn.Conv2d):
+    """1 x 1 convolution of every ``step``-th pixel.
+
+    The same as a strided 1 x 1 convolution, whose backward pass corrupts memory on CPUs for channels-last maps when
+    the batch size changes (torch 2.13.0).
+    """
+
+    step = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, :: self.step, :: self.step])
+
+
+class _Enlarge(nn.Conv2d):
+    """1 x 1 convolution, then nearest-neighbour enlargement to maps of ``size``."""
+
+    size = (1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return interpolate(super().forward(x), self.size)
+
+
 class ImageAutoencoder(Encoder):
     """Abstract convolutional auto-encoder: stages that shrink the map, and a decoder that mirrors them.
 
@@ -156,7 +178,7 @@ class ImageAutoencoder(Encoder):
         """Encoder stage i: ``outer`` channels to ``inner`` channels."""
         first = _conv(outer, inner, kernel, stride)
         if i > 0 and self.block is not None:
-            skip = nn.Identity() if outer == inner and stride == 1 else _conv(outer, inner, 1, stride)
+            skip = nn.Identity() if outer == inner and stride == 1 else _shrink(outer, inner, stride)
             return self.block(first, _conv(inner, inner, kernel, 1), skip)
         return first if self.block is _PreactResidual else nn.Sequential(first, nn.ReLU())
 
@@ -164,7 +186,7 @@ class ImageAutoencoder(Encoder):
         """Decoder stage i: ``inner`` channels back to ``outer`` channels and to maps of ``size``."""
         last = _deconv(inner, outer, kernel, stride, size)
         if i > 0 and self.block is not None:
-            skip = nn.Identity() if outer == inner and stride == 1 else _deconv(inner, outer, 1, stride, size)
+            skip = nn.Identity() if outer == inner and stride == 1 else _enlarge(inner, outer, size)
             return self.block(_conv(inner, inner, kernel, 1), last, skip)
         return last if i == 0 else nn.Sequential(last, nn.ReLU())
 
@@ -293,6 +315,18 @@ def _deconv(inputs: int, outputs: int, kernel: int, stride: int, size: tuple[int
     """Transposed convolution to maps of exactly ``size`` from maps of ceil(size / stride)."""
     extra = tuple((side - 1) % stride for side in size)
     return skip_init(nn.ConvTranspose2d, inputs, outputs, kernel, stride, kernel // 2, extra)
+
+
+def _shrink(inputs: int, outputs: int, step: int) -> nn.Module:
+    layer = skip_init(_Shrink, inputs, outputs, 1)
+    layer.step = step
+    return layer
+
+
+def _enlarge(inputs: int, outputs: int, size: tuple[int, int]) -> nn.Module:
+    layer = skip_init(_Enlarge, inputs, outputs, 1)
+    layer.size = size
+    return layer
 
 
 def _dense(widths: Ints) -> nn.Sequential:

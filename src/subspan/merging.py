@@ -1,16 +1,53 @@
 """Consensus of several clusterings by the flow of a random walk (layer 1).
 
 Independent classifiers fail in different places. Where all of them agree lie small, pure cells; which cells belong
-together is read from how often a step of the walk on the positive pairs leads from one to the other. Cells are merged
-to k groups by the information bottleneck: greedily (Slonim and Tishby, 2000), then by moving single cells.
+together is read from how often a step of the walk on the positive pairs leads from one to the other. The cells are
+joined to k groups so that the group of a step's start tells as much as possible about the group of its end: the
+information bottleneck, solved by greedy merging (Slonim and Tishby, 1999) and by drawing single cells and putting them
+where least is lost (Slonim, Friedman and Tishby, 2002), from several beginnings.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
+from torch.special import xlogy
 
 from subspan.pairs import Pairs
+
+CELLS_PER_CLUSTER = (3, 5, 10)  # resolutions that are tried
+RANDOM_BEGINNINGS = 8
+SWEEPS = 30
+
+
+def consensus(log_p: Tensor, pairs: Pairs, k: int, gen: torch.Generator) -> Tensor:
+    """Labels on which several classifiers agree; no start and no setting is chosen by anything but the pairs.
+
+    Parameters
+    ----------
+    log_p : Tensor of shape (R, n, k')
+        Log-probabilities of R starts.
+    pairs : Pairs
+        Positive pairs of the n samples.
+    k : int
+        Number of groups.
+    gen : torch.Generator
+
+    Returns
+    -------
+    Tensor of shape (n,), int64
+        Of the resolutions in ``CELLS_PER_CLUSTER``, the labels with the largest :func:`mutual_information`.
+    """
+    best, found = -1.0, log_p[0].argmax(dim=1)
+    for resolution in CELLS_PER_CLUSTER:
+        cells = agreement_cells(log_p, resolution * k)
+        flow = cluster_flow(cells.exp(), pairs).cpu()
+        labels = merge_clusters(flow, k, gen).to(cells.device)[cells.argmax(dim=1)]
+        value = float(mutual_information(cluster_flow(one_hot(labels, k).to(cells.dtype), pairs)))
+        if value > best:
+            best, found = value, labels
+    return found
 
 
 def agreement_cells(log_p: Tensor, limit: int) -> Tensor:
@@ -35,8 +72,6 @@ def agreement_cells(log_p: Tensor, limit: int) -> Tensor:
 def cluster_flow(p: Tensor, pairs: Pairs) -> Tensor:
     """Joint distribution of the clusters at both ends of one step of the walk, float64 (m, m), symmetric, sum 1.
 
-    Samples without partners do not count; without any pair the flow is zero.
-
     Parameters
     ----------
     p : Tensor of shape (n, m)
@@ -45,7 +80,7 @@ def cluster_flow(p: Tensor, pairs: Pairs) -> Tensor:
     """
     rows, weight = pairs.rows(), pairs.normalised()[:, None]
     arrived = torch.zeros_like(p)
-    for part in torch.arange(len(rows), device=p.device).split(1_000_000):  # bounds the gathered copy
+    for part in torch.arange(len(rows), device=p.device).split(200_000):  # bounds the gathered copy
         arrived.index_add_(0, rows[part], p[pairs.partners[part]] * weight[part])
     flow = p.double().T @ arrived.double()
     flow = flow + flow.T
@@ -55,50 +90,44 @@ def cluster_flow(p: Tensor, pairs: Pairs) -> Tensor:
 def mutual_information(flow: Tensor) -> Tensor:
     """Mutual information (nats) of the two ends of a step, from the joint distribution (m, m)."""
     margin = flow.sum(dim=1)
-    return (torch.special.xlogy(flow, flow).sum() - 2 * torch.special.xlogy(margin, margin).sum()).clamp_min(0.0)
-
-
-def merge_clusters(flow: Tensor, k: int) -> Tensor:
-    """Group of each of the m clusters, int64 (m,), after merging to k groups.
-
-    Each merge is the one after which the walk still tells most about its start, i.e. the smallest loss of
-    :func:`mutual_information`; then single clusters move between groups for as long as that gains information.
-    """
-    return _exchange(flow.double(), _merge_greedily(flow, k), k)
+    return (xlogy(flow, flow).sum() - 2 * xlogy(margin, margin).sum()).clamp_min(0.0)
 
 
 def group_flow(flow: Tensor, group: Tensor, k: int) -> Tensor:
     """Flow between groups, (k, k), from the flow between clusters (m, m)."""
-    member = torch.nn.functional.one_hot(group, k).to(flow.dtype)
+    member = one_hot(group, k).to(flow.dtype)
     return member.T @ flow @ member
 
 
-def _exchange(flow: Tensor, group: Tensor, k: int, sweeps: int = 20) -> Tensor:
-    """Move single clusters to the group that keeps most information, until no move gains."""
-    group = group.clone()
-    best = mutual_information(group_flow(flow, group, k))
-    for _ in range(sweeps):
-        moved = False
-        for a in range(len(group)):
-            home = int(group[a])
-            if int((group == home).sum()) == 1:  # a group never becomes empty
-                continue
-            for other in range(k):
-                group[a] = other
-                value = mutual_information(group_flow(flow, group, k))
-                if value > best + 1e-12:
-                    best, home, moved = value, other, True
-            group[a] = home
-        if not moved:
-            break
-    return group
+def merge_clusters(flow: Tensor, k: int, gen: torch.Generator) -> Tensor:
+    """Group of each of the m clusters, int64 (m,), that keeps most of the mutual information with k groups.
+
+    Parameters
+    ----------
+    flow : Tensor of shape (m, m)
+        Joint distribution, see :func:`cluster_flow`.
+    k : int
+    gen : torch.Generator
+        For the random beginnings.
+    """
+    flow = flow.double()
+    m = len(flow)
+    if m <= k:
+        return torch.arange(m)
+    beginnings = [_merge_greedily(flow, k)]
+    beginnings += [torch.arange(m)[torch.randperm(m, generator=gen)] % k for _ in range(RANDOM_BEGINNINGS)]
+    groups = [_redraw(flow, group, k) for group in beginnings]
+    values = [float(mutual_information(group_flow(flow, group, k))) for group in groups]
+    return groups[values.index(max(values))]
 
 
 def _merge_greedily(flow: Tensor, k: int) -> Tensor:
-    flow = flow.double().clone()
+    """Merge the two clusters whose merging loses least, until k are left."""
+    flow = flow.clone()
     group = torch.arange(len(flow))
     while len(flow) > k:
-        a, b = divmod(int(_merge_losses(flow).argmin()), len(flow))
+        losses = torch.stack([merge_losses(flow, a) for a in range(len(flow))])
+        a, b = divmod(int(losses.argmin()), len(flow))
         a, b = min(a, b), max(a, b)
         flow[a] += flow[b]
         flow[:, a] += flow[:, b]
@@ -109,21 +138,39 @@ def _merge_greedily(flow: Tensor, k: int) -> Tensor:
     return group
 
 
-def _merge_losses(flow: Tensor) -> Tensor:
-    """Mutual information lost by merging clusters a and b, (m, m); infinite on the diagonal."""
+def _redraw(flow: Tensor, group: Tensor, k: int) -> Tensor:
+    """Take single clusters out and put each where least information is lost, until none moves."""
+    group = group.clone()
+    for _ in range(SWEEPS):
+        moved = False
+        for a in range(len(group)):
+            home = int(group[a])
+            if int((group == home).sum()) == 1:  # a group never becomes empty
+                continue
+            group[a] = k  # alone
+            losses = merge_losses(group_flow(flow, group, k + 1), k)[:k]
+            group[a] = best = int(losses.argmin())
+            if losses[home] <= losses[best] + 1e-12:
+                group[a] = home
+            moved |= int(group[a]) != home
+        if not moved:
+            break
+    return group
+
+
+def merge_losses(flow: Tensor, a: int) -> Tensor:
+    """Mutual information lost by merging cluster a with each other one, (m,); infinite at a."""
     m = len(flow)
+    others = torch.arange(m)
     margin = flow.sum(dim=1)
-    f = torch.special.xlogy(flow, flow)
-    pair = flow[:, None, :] + flow[None, :, :]  # (a, b, c)
-    # off the two merged clusters, rows a and b become one (and columns, by symmetry)
-    rows = f[:, None, :] + f[None, :, :] - torch.special.xlogy(pair, pair)
-    index = torch.arange(m)
-    rows[index, :, index] = 0.0  # c = a
-    rows[:, index, index] = 0.0  # c = b
-    diagonal = f.diagonal()
-    inner = flow.diagonal()[:, None] + flow.diagonal()[None] + 2 * flow
-    loss = 2 * rows.sum(dim=2) + diagonal[:, None] + diagonal[None] + 2 * f - torch.special.xlogy(inner, inner)
-    total = margin[:, None] + margin[None]
-    h = torch.special.xlogy(margin, margin)
-    loss -= 2 * (h[:, None] + h[None] - torch.special.xlogy(total, total))
-    return loss.fill_diagonal_(float("inf"))
+    terms = xlogy(flow, flow)
+    pair = flow[a] + flow  # (m, c): row of a and b together
+    rows = terms[a] + terms - xlogy(pair, pair)
+    rows[:, a] = 0.0  # the corner of a and b is treated apart
+    rows[others, others] = 0.0
+    corner = flow[a, a] + flow.diagonal() + 2 * flow[a]
+    loss = 2 * rows.sum(dim=1) + terms[a, a] + terms.diagonal() + 2 * terms[a] - xlogy(corner, corner)
+    both, alone = margin[a] + margin, xlogy(margin, margin)
+    loss -= 2 * (alone[a] + alone - xlogy(both, both))
+    loss[a] = float("inf")
+    return loss

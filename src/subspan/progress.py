@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
-
 from subspan.checkpoint import Position
 from subspan.training import Callback, Phase, Record
 
@@ -18,9 +14,15 @@ class Progress(Callback):
     """One bar per phase with the time left, on standard error; without a terminal, one line per epoch."""
 
     def __init__(self) -> None:
+        # rich draws from Python's global generator when it is imported: only who asks for a bar pays for that
+        from rich.console import Console
+
         self.console = Console(stderr=True)
 
     def on_start(self, phases: Sequence[Phase], position: Position) -> None:
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
         self.bars = Bars(
             TextColumn("{task.description:<16}"),
             BarColumn(bar_width=24),

@@ -148,8 +148,8 @@ def train(
     Raises
     ------
     DivergenceError
-        When a loss term, a weight or a monitored figure becomes NaN or infinite; the message names it, the phase and
-        the epoch.
+        When a loss term, a weight or a monitored figure becomes NaN or infinite, or linear algebra fails; the message
+        names it, the phase and the epoch.
     """
     loop = _Loop(phases, modules, n_samples, seed, checkpoint, callbacks, max_restarts)
     loop.continue_or_begin()
@@ -206,7 +206,13 @@ class _Loop:
             self.begin(phase)
         reason = "completed"
         while self.position.epoch < phase.epochs:
-            record = self.run_epoch(phase)
+            try:
+                record = self.run_epoch(phase)
+            except torch.linalg.LinAlgError as error:
+                raise DivergenceError(
+                    f"a linear system broke down in phase '{phase.name}', epoch {self.position.epoch} ({error}): lower "
+                    "the learning rate of this phase, or scale the data"
+                ) from error
             if phase.collapsed(record):
                 if self.position.restart < self.max_restarts:
                     self.restart(phase, record)

@@ -21,7 +21,7 @@ from subspan.affinity import classifier_affinity, normalise_scores, subspace_aff
 from subspan.encoders import Encoder
 from subspan.heads import Heads
 from subspan.losses import L_neg, balance_loss, pair_confidence_loss
-from subspan.merging import agreement_cells, cluster_flow, merge_clusters
+from subspan.merging import consensus
 from subspan.pairs import Pairs, find_positives, local_batches
 from subspan.pretraining import encode
 from subspan.self_expression import LearnedSelfExpression, SelfExpression
@@ -30,7 +30,6 @@ from subspan.training import Phase, Record
 ANCHORS = 400  # samples per step of a classifier stage
 MIN_STEPS = 50  # steps per epoch of a classifier stage, at least
 HEAD_BATCH = 5000
-CELLS = 10  # cells of agreement between starts, times k, at most
 LIVE = 0.01  # a cluster with less than this share of n / k samples counts as empty
 
 
@@ -182,8 +181,12 @@ class ClassifierStage(Phase):
         terms = {"L_pos": self.setting.pair_loss(log_p_i, log_p_j).sum()}  # Eq. 6, summed over starts
         weight = _anneal(self.setting.balance, progress)
         if weight > 0:
-            terms["balance"] = weight * balance_loss(log_p, self.setting.prior).sum()
+            terms["balance"] = weight * balance_loss(log_p, self.prior()).sum()
         yield terms
+
+    def prior(self) -> Tensor | None:
+        """The expected sizes of k clusters; uniform for starts that have more."""
+        return self.setting.prior if self.heads.n_clusters == self.setting.n_clusters else None
 
     def scores(self) -> Tensor:
         """Log-probabilities of all samples, (R, n, k)."""
@@ -198,7 +201,7 @@ class ClassifierStage(Phase):
             i, j = log_p[:, rows[part]], log_p[:, self.pairs.partners[part]]
             total += (-torch.logsumexp(i + j, dim=-1) * weight[part]).sum(dim=-1)
         active = max(int((self.pairs.counts() > 0).sum()), 1)
-        return total / active + balance_loss(log_p, self.setting.prior)
+        return total / active + balance_loss(log_p, self.prior())
 
     def monitor(self) -> Record:
         log_p = self.scores()
@@ -217,12 +220,10 @@ class ClassifierStage(Phase):
         return self.epoch > 0 and int(record["live_clusters"]) <= max(1, self.heads.n_clusters // 2)
 
     def consensus(self) -> Tensor:
-        """Labels (n,) on which the starts agree, cells of disagreement joined by the flow between them."""
-        s = self.setting
-        cells = agreement_cells(self.scores(), CELLS * s.n_clusters)
-        pairs = find_positives(s.normalise(s.codes), s.batches(generator(0)), s.layer, s.u[1])
-        flow = cluster_flow(cells.exp(), pairs)
-        return merge_clusters(flow.cpu(), s.n_clusters).to(cells.device)[cells.argmax(dim=1)]
+        """Labels (n,) on which the starts agree."""
+        s, gen = self.setting, generator(0)
+        pairs = find_positives(s.normalise(s.codes), s.batches(gen), s.layer, s.u[1])
+        return consensus(self.scores(), pairs, s.n_clusters, gen)
 
 
 class CollaborationStage(Phase):

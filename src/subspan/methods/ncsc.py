@@ -56,6 +56,7 @@ RATES = {
     "classifier": 3e-3,
     "collaboration": 1e-3,  # the head in the last stage
 }
+SAMPLES_PER_CLUSTER = 20  # the starts have more than k clusters only with so many samples for each
 
 
 class NCSC(Clusterer):
@@ -97,6 +98,8 @@ class NCSC(Clusterer):
         Steps of the random walk to a sample's partner at the beginning of stage 2, shortened to one.
     n_starts : int
         Independent classifiers trained side by side, whose consensus the final one learns first (deviation 8).
+    overcluster : float
+        Clusters of each start, as a multiple of k (deviation 8).
     lambda_cl : float
         Weight of Omega in Eq. 8.
     epochs : dict, optional
@@ -171,6 +174,7 @@ class NCSC(Clusterer):
         prior=None,
         walk=6,
         n_starts=5,
+        overcluster=2.0,
         lambda_cl=1.0,
         epochs=None,
         learning_rates=None,
@@ -199,6 +203,7 @@ class NCSC(Clusterer):
         self.prior = prior
         self.walk = walk
         self.n_starts = n_starts
+        self.overcluster = overcluster
         self.lambda_cl = lambda_cl
         self.epochs = epochs
         self.learning_rates = learning_rates
@@ -217,8 +222,8 @@ class NCSC(Clusterer):
             self.encoder, samples.shape, self.n_clusters, generator(seed, 1), **(self.encoder_options or {})
         ).to(device)
         self._check_memory(samples.n, encoder.n_codes)
-        starts = self._heads(encoder, self.n_starts).to(device)
-        head = self._heads(encoder, 1).to(device)
+        starts = self._heads(encoder, self.n_starts, self._n_fine(samples.n)).to(device)
+        head = self._heads(encoder, 1, self.n_clusters).to(device)
         fixed = self._fixed_batches(samples.n, seed)
         layer = self._layer(fixed).to(device)
         setting = Setting(
@@ -383,8 +388,13 @@ class NCSC(Clusterer):
             module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
             module.to(device).eval()
 
-    def _heads(self, encoder, n_starts: int) -> Heads:
-        return build_heads(self.head, n_starts, encoder.code_shape, self.n_clusters, self.head_width)
+    def _heads(self, encoder, n_starts: int, k: int) -> Heads:
+        return build_heads(self.head, n_starts, encoder.code_shape, k, self.head_width)
+
+    def _n_fine(self, n: int) -> int:
+        """Number of clusters of each start: ``overcluster * k``, or k where a cluster would have too few samples."""
+        fine = max(self.n_clusters, round(self.overcluster * self.n_clusters))
+        return fine if n >= SAMPLES_PER_CLUSTER * fine else self.n_clusters
 
     def _fixed_batches(self, n: int, seed: int) -> list[Tensor] | None:
         if self.self_expression != "parameter":
@@ -412,6 +422,7 @@ class NCSC(Clusterer):
         check_choice("affinity", self.affinity, ("confidence", "cosine"))
         check_number("gamma", self.gamma, 0.0)
         check_number("l", self.l, 0.0, 1.0)
+        check_number("overcluster", self.overcluster, 1.0)
         check_number("lambda_cl", self.lambda_cl, 0.0)
         check_number("tolerance", self.tolerance, 0.0)
         for name in ("batch_size", "n_starts", "walk"):
