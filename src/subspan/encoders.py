@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, relu
-from torch.nn.utils import skip_init
 
 from subspan._random import generator as make_generator
 from subspan.errors import InvalidInputError, SizingWarning
+from subspan.layers import PreactResidual, Residual, conv, deconv, dense, enlarge, shrink
 
 Ints = Sequence[int]
 MIN_SIDE = 8  # smallest image side the convolutional encoders take
@@ -86,8 +84,8 @@ class MLPAutoencoder(Encoder):
         super().__init__(input_shape, (latent_dim,))
         self.hidden = tuple(hidden)
         widths = [math.prod(self.input_shape), *self.hidden, latent_dim]
-        self.encoder = _dense(widths)
-        self.decoder = _dense(widths[::-1])
+        self.encoder = dense(widths)
+        self.decoder = dense(widths[::-1])
         reset_parameters(self, generator)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -98,46 +96,6 @@ class MLPAutoencoder(Encoder):
 
     def config(self) -> dict[str, Any]:
         return super().config() | {"latent_dim": self.n_codes, "hidden": list(self.hidden)}
-
-
-class _Residual(nn.Module):
-    """relu(second(relu(first(x))) + skip(x))."""
-
-    def __init__(self, first: nn.Module, second: nn.Module, skip: nn.Module) -> None:
-        super().__init__()
-        self.first, self.second, self.skip = first, second, skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        return relu(self.second(relu(self.first(x))) + self.skip(x))
-
-
-class _PreactResidual(_Residual):
-    """second(relu(first(relu(x)))) + skip(x)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(relu(self.first(relu(x)))) + self.skip(x)
-
-
-class _Shrink(nn.Conv2d):
-    """1 x 1 convolution of every ``step``-th pixel.
-
-    The same as a strided 1 x 1 convolution, whose backward pass corrupts memory on CPUs for channels-last maps when
-    the batch size changes (torch 2.13.0).
-    """
-
-    step = 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x[:, :, :: self.step, :: self.step])
-
-
-class _Enlarge(nn.Conv2d):
-    """1 x 1 convolution, then nearest-neighbour enlargement to maps of ``size``."""
-
-    size = (1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return interpolate(super().forward(x), self.size)
 
 
 class ImageAutoencoder(Encoder):
@@ -152,7 +110,7 @@ class ImageAutoencoder(Encoder):
     base_channels: tuple[int, ...]
     base_strides: tuple[int, ...]
     base_kernels: tuple[int, ...]
-    block: type[_Residual] | None = None  # of all stages after the first; None for plain convolutions
+    block: type[Residual] | None = None  # of all stages after the first; None for plain convolutions
 
     def __init__(
         self,
@@ -176,18 +134,18 @@ class ImageAutoencoder(Encoder):
 
     def _down(self, i: int, outer: int, inner: int, kernel: int, stride: int) -> nn.Module:
         """Encoder stage i: ``outer`` channels to ``inner`` channels."""
-        first = _conv(outer, inner, kernel, stride)
+        first = conv(outer, inner, kernel, stride)
         if i > 0 and self.block is not None:
-            skip = nn.Identity() if outer == inner and stride == 1 else _shrink(outer, inner, stride)
-            return self.block(first, _conv(inner, inner, kernel, 1), skip)
-        return first if self.block is _PreactResidual else nn.Sequential(first, nn.ReLU())
+            skip = nn.Identity() if outer == inner and stride == 1 else shrink(outer, inner, stride)
+            return self.block(first, conv(inner, inner, kernel, 1), skip)
+        return first if self.block is PreactResidual else nn.Sequential(first, nn.ReLU())
 
     def _up(self, i: int, outer: int, inner: int, kernel: int, stride: int, size: tuple[int, int]) -> nn.Module:
         """Decoder stage i: ``inner`` channels back to ``outer`` channels and to maps of ``size``."""
-        last = _deconv(inner, outer, kernel, stride, size)
+        last = deconv(inner, outer, kernel, stride, size)
         if i > 0 and self.block is not None:
-            skip = nn.Identity() if outer == inner and stride == 1 else _enlarge(inner, outer, size)
-            return self.block(_conv(inner, inner, kernel, 1), last, skip)
+            skip = nn.Identity() if outer == inner and stride == 1 else enlarge(inner, outer, size)
+            return self.block(conv(inner, inner, kernel, 1), last, skip)
         return last if i == 0 else nn.Sequential(last, nn.ReLU())
 
     def encode(self, x: Tensor) -> Tensor:
@@ -216,7 +174,7 @@ class ResidualAutoencoder(ImageAutoencoder):
 
     name = "residual"
     base_channels, base_strides, base_kernels = (10, 20, 30, 40), (2, 2, 2, 1), (3, 3, 3, 3)
-    block = _Residual
+    block = Residual
 
 
 class PreactResidualAutoencoder(ImageAutoencoder):
@@ -228,7 +186,7 @@ class PreactResidualAutoencoder(ImageAutoencoder):
 
     name = "preact-residual"
     base_channels, base_strides, base_kernels = (10, 20, 30, 10), (2, 2, 2, 1), (3, 3, 3, 3)
-    block = _PreactResidual
+    block = PreactResidual
 
 
 ENCODERS: dict[str, type[Any]] = {
@@ -304,36 +262,6 @@ def reset_parameters(module: nn.Module, generator: torch.Generator) -> None:
             layer.reset_parameters()
         elif any(True for _ in layer.parameters(recurse=False)):
             raise TypeError(f"reset_parameters does not know how to draw a {type(layer).__name__}")
-
-
-def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
-    # skip_init, here and below: torch would draw initial weights from its global generator
-    return skip_init(nn.Conv2d, inputs, outputs, kernel, stride, kernel // 2)
-
-
-def _deconv(inputs: int, outputs: int, kernel: int, stride: int, size: tuple[int, int]) -> nn.Module:
-    """Transposed convolution to maps of exactly ``size`` from maps of ceil(size / stride)."""
-    extra = tuple((side - 1) % stride for side in size)
-    return skip_init(nn.ConvTranspose2d, inputs, outputs, kernel, stride, kernel // 2, extra)
-
-
-def _shrink(inputs: int, outputs: int, step: int) -> nn.Module:
-    layer = skip_init(_Shrink, inputs, outputs, 1)
-    layer.step = step
-    return layer
-
-
-def _enlarge(inputs: int, outputs: int, size: tuple[int, int]) -> nn.Module:
-    layer = skip_init(_Enlarge, inputs, outputs, 1)
-    layer.size = size
-    return layer
-
-
-def _dense(widths: Ints) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        layers += [skip_init(nn.Linear, inputs, outputs), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 def _maps(input_shape: Ints, strides: Ints) -> list[tuple[int, int]]:
