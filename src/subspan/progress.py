@@ -50,7 +50,7 @@ class Progress(Callback):
         self.bars.update(self.tasks[phase.name], note=note)
         if not self.console.is_terminal:
             epoch = f"{phase.name} {int(record['epoch']) + 1}/{phase.epochs}"
-            self.console.print(f"{epoch:<22} {record['seconds']:>7.1f} s  {note}", highlight=False)
+            self.console.print(f"{epoch:<22} {record['seconds']:>7.1f} s  {note}", highlight=False, soft_wrap=True)
 
     def on_end(self) -> None:
         self.bars.stop()
