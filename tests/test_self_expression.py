@@ -281,11 +281,11 @@ def test_learned_layer_refuses_what_does_not_fit():
 
 
 def test_learned_layer_asks_the_system_for_its_memory(monkeypatch):
-    monkeypatch.setattr(self_expression, "_available_bytes", lambda: 1000)
+    monkeypatch.setattr(self_expression, "available_bytes", lambda: 1000)
     with pytest.raises(ResourceError):
         LearnedSelfExpression([8], 1.0)
     LearnedSelfExpression([7], 1.0)
 
 
 def test_available_memory_is_a_plausible_number():
-    assert self_expression._available_bytes() > 10_000_000
+    assert self_expression.available_bytes() > 10_000_000

@@ -1,0 +1,143 @@
+"""The stages of Algorithm 1: which losses they have and what learns from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ncsc_cases import SMALL, STAGES, digits, planted
+
+from subspan import NCSC
+from subspan.methods import ncsc as module
+from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, find_pairs
+from subspan.self_expression import closed_form_coefficients
+
+
+class Captured(Exception):
+    pass
+
+
+def stages_of(monkeypatch, X, **options):
+    """The stages of a fit before any training: {name: phase}, and the modules."""
+
+    def capture(phases, modules, **_):
+        raise Captured(phases, modules)
+
+    monkeypatch.setattr(module, "train", capture)
+    with pytest.raises(Captured) as caught:
+        NCSC(3, **(SMALL | options)).fit(X)
+    phases, modules = caught.value.args
+    return {phase.name: phase for phase in phases}, modules
+
+
+def first_terms(phase, n):
+    """Loss terms of the first step after the phase's initialisation."""
+    gen = torch.Generator().manual_seed(0)
+    phase.start()
+    phase.reset(gen, 0)
+    return next(iter(phase.losses(phase.batches(n, gen)[0], gen, 0.0)))
+
+
+def gradients(modules, terms):
+    """Names of the tensors that get a non-zero gradient from the sum of the terms."""
+    for part in modules.values():
+        part.zero_grad(set_to_none=True)
+    sum(terms).backward(retain_graph=True)
+    found = set()
+    for name, part in modules.items():
+        found |= {
+            f"{name}.{key}" for key, p in part.named_parameters() if p.grad is not None and bool((p.grad != 0).any())
+        }
+    return found
+
+
+def parameters(modules, *names):
+    return {f"{name}.{key}" for name in names for key, _ in modules[name].named_parameters()}
+
+
+@pytest.mark.parametrize("self_expression", ["closed-form", "parameter"])
+def test_every_parameter_learns_in_its_stage_and_no_other(monkeypatch, self_expression):
+    X = digits(120)
+    # thresholds that select pairs before anything is trained
+    options = {"self_expression": self_expression, "u": 0.3, "l": 1.0}
+    phases, modules = stages_of(monkeypatch, X, **options)
+    learned = parameters(modules, "layer")
+    assert bool(learned) == (self_expression == "parameter")
+    expected = {
+        "autoencoder": parameters(modules, "encoder"),
+        "subspace": parameters(modules, "encoder") | learned,
+        "starts": parameters(modules, "starts"),
+        "classifier": parameters(modules, "head"),
+        "collaboration": parameters(modules, "encoder", "head") | learned,
+    }
+    assert list(phases) == list(STAGES)
+    for name, phase in phases.items():
+        terms = first_terms(phase, len(X))
+        assert gradients(modules, terms.values()) == expected[name], name
+        given = {id(p) for group in phase.parameter_groups() for p in group["params"]}
+        trained = {f"{m}.{key}" for m in modules for key, p in modules[m].named_parameters() if id(p) in given}
+        assert trained == expected[name], name
+
+
+def test_teachers_learn_nothing_from_their_pupils(monkeypatch):
+    """In Eq. 6 A_s teaches, in Eq. 7 A_c: seen with a learned C, whose only way to the loss is A_s."""
+    X = digits(120)
+    phases, modules = stages_of(monkeypatch, X, self_expression="parameter", u=0.3, l=1.0)
+    with torch.no_grad():  # equal coefficients make A_s = 1 everywhere, where Eq. 7 is flat
+        for weight in modules["layer"].parameters():
+            weight.copy_(torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)))
+    first_terms(phases["classifier"], len(X))
+    terms = first_terms(phases["collaboration"], len(X))
+    codes = {name for name in parameters(modules, "encoder") if name.startswith("encoder.encoder")}
+    assert gradients(modules, [terms["L_pos"]]) == codes | parameters(modules, "head")
+    assert gradients(modules, [terms["L_neg"]]) == parameters(modules, "layer")
+    assert gradients(modules, [terms["balance"]]) == parameters(modules, "head")
+
+
+def test_eq7_reaches_the_encoder_through_the_closed_form(monkeypatch):
+    X = digits(120)
+    phases, modules = stages_of(monkeypatch, X, u=0.3, l=1.0)
+    first_terms(phases["classifier"], len(X))
+    terms = first_terms(phases["collaboration"], len(X))
+    found = gradients(modules, [terms["L_neg"]])
+    assert found == {name for name in parameters(modules, "encoder") if name.startswith("encoder.encoder")}
+
+
+def test_terms_of_eq9_are_its_three_parts_per_sample(monkeypatch):
+    """lambda_1 / 2 = 1 / rho, with the closed form solved for the codes of the batch."""
+    X = digits(120)
+    phases, modules = stages_of(monkeypatch, X, gamma=2.0)
+    phase = phases["subspace"]
+    phase.start()
+    index = torch.arange(120)
+    terms = next(iter(phase.losses((0, index), torch.Generator(), 0.0)))
+    x = torch.from_numpy(X[:, None] / np.float32(255))
+    z, xhat = modules["encoder"](x)
+    Z = z - z.mean(0)
+    Z = (Z / Z.norm(dim=1, keepdim=True)).double().detach()
+    rho = 2.0 * float(Z.square().sum()) / Z.shape[1]
+    C = closed_form_coefficients(Z, rho)
+    assert float(terms["reconstruction"]) == pytest.approx(float((x - xhat).square().sum()) / 240, rel=1e-4)
+    assert float(terms["C_norm"]) == pytest.approx(float(C.square().sum()) / 120, rel=1e-3)
+    assert float(terms["self_expression"]) == pytest.approx(float((Z - C @ Z).square().sum()) / rho / 120, rel=1e-3)
+
+
+def test_pairs_of_a_batch_give_every_sample_one_vote():
+    A_s = torch.tensor([[1.0, 0.9, 0.6], [0.95, 1.0, 0.1], [0.2, 0.3, 1.0]], requires_grad=True)
+    i, j, weight = find_pairs(A_s, 0.5)
+    assert list(zip(i.tolist(), j.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 0)]
+    torch.testing.assert_close(weight, torch.tensor([0.9 / 1.5, 0.6 / 1.5, 1.0]))
+    assert not weight.requires_grad
+
+
+def test_stages_follow_algorithm_1(monkeypatch):
+    """Vectors skip the auto-encoder; one start skips the consensus; a learned C is trained before the classifier."""
+    X, _ = planted(n=60)
+    assert list(stages_of(monkeypatch, X)[0]) == ["starts", "classifier", "collaboration"]
+    assert list(stages_of(monkeypatch, X, n_starts=1)[0]) == ["classifier", "collaboration"]
+    learned, _ = stages_of(monkeypatch, X, self_expression="parameter")
+    assert list(learned) == ["subspace", "starts", "classifier", "collaboration"]
+    phases, _ = stages_of(monkeypatch, digits(60))
+    assert list(phases) == list(STAGES)
+    assert isinstance(phases["starts"], ClassifierStage)
+    assert isinstance(phases["collaboration"], CollaborationStage)

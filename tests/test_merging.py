@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from subspan.merging import (
+    _merge_greedily,
+    _redraw,
+    agreement_cells,
+    cluster_flow,
+    consensus,
+    group_flow,
+    merge_clusters,
+    merge_losses,
+    mutual_information,
+)
+from subspan.pairs import Pairs
+
+
+def gen(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_flow(m, seed, zeros=False):
+    flow = torch.rand(m, m, generator=gen(seed), dtype=torch.float64) ** 3
+    if zeros:
+        flow *= torch.rand(m, m, generator=gen(seed + 1)) < 0.5
+    flow = flow + flow.T
+    return flow / flow.sum()
+
+
+def brute_information(flow):
+    margin_i, margin_j = flow.sum(1), flow.sum(0)
+    total = 0.0
+    for a in range(len(flow)):
+        for b in range(len(flow)):
+            if flow[a, b] > 0:
+                total += float(flow[a, b] * (flow[a, b] / (margin_i[a] * margin_j[b])).log())
+    return total
+
+
+def joined(flow, a, b):
+    """The flow after clusters a and b became one, by an indicator matrix."""
+    m = len(flow)
+    groups = [c if c != b else a for c in range(m)]
+    kept = sorted(set(groups))
+    G = torch.zeros(m, m - 1, dtype=flow.dtype)
+    for c in range(m):
+        G[c, kept.index(groups[c])] = 1
+    return G.T @ flow @ G
+
+
+@pytest.mark.parametrize(("m", "seed", "zeros"), [(4, 0, False), (7, 1, False), (6, 2, True), (2, 3, False)])
+def test_information_is_the_double_sum(m, seed, zeros):
+    flow = random_flow(m, seed, zeros)
+    assert float(mutual_information(flow)) == pytest.approx(brute_information(flow), abs=1e-12)
+
+
+def test_information_of_extremes():
+    assert float(mutual_information(torch.eye(5, dtype=torch.float64) / 5)) == pytest.approx(
+        float(torch.tensor(5.0).log())
+    )
+    independent = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    assert float(mutual_information(torch.outer(independent, independent))) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("m", "seed", "zeros"), [(4, 0, False), (7, 1, False), (6, 2, True), (2, 3, False)])
+def test_loss_of_a_merge_is_the_information_before_minus_after(m, seed, zeros):
+    flow = random_flow(m, seed, zeros)
+    losses = torch.stack([merge_losses(flow, a) for a in range(m)])
+    for a, b in combinations(range(m), 2):
+        expected = brute_information(flow) - brute_information(joined(flow, a, b))
+        assert float(losses[a, b]) == pytest.approx(expected, abs=1e-12)
+        assert float(losses[b, a]) == pytest.approx(expected, abs=1e-12)
+    assert torch.isinf(losses.diagonal()).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_merges_are_the_greedy_ones(seed):
+    """Step by step the pair that a search over all pairs finds, down to two groups."""
+    flow = random_flow(7, seed)
+    groups = [{c} for c in range(7)]
+    current = flow
+    for k in range(6, 1, -1):
+        pairs = list(combinations(range(len(groups)), 2))
+        a, b = max(pairs, key=lambda pair: brute_information(joined(current, *pair)))
+        current = joined(current, a, b)
+        groups[a] |= groups.pop(b)
+        found = _merge_greedily(flow, k)
+        assert sorted(found.unique().tolist()) == list(range(k))
+        assert {frozenset((found == g).nonzero().ravel().tolist()) for g in range(k)} == {frozenset(g) for g in groups}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_no_single_move_gains_information_after_a_merge(seed, k):
+    """The result is a fixed point of single moves, at least as good as the greedy one, with k groups in use."""
+    flow = random_flow(8, seed)
+    group = merge_clusters(flow, k, gen(seed))
+    assert sorted(group.unique().tolist()) == list(range(k))
+    value = brute_information(group_flow(flow, group, k))
+    assert value >= brute_information(group_flow(flow, _merge_greedily(flow, k), k)) - 1e-12
+    for a in range(8):
+        for other in range(k):
+            moved = group.clone()
+            moved[a] = other
+            if len(moved.unique()) == k:
+                assert brute_information(group_flow(flow, moved, k)) <= value + 1e-9
+
+
+def test_moves_mend_what_greed_did():
+    """From a bad grouping of a planted flow the moves lead to the planted one; the given grouping is not changed."""
+    truth = torch.tensor([0, 0, 0, 1, 1, 1])
+    flow = torch.where(truth[:, None] == truth, 1.0, 0.05).double()
+    given = torch.tensor([0, 0, 1, 1, 1, 0])
+    group = _redraw(flow / flow.sum(), given, 2)
+    assert torch.equal(group[:, None] == group, truth[:, None] == truth)
+    assert given.tolist() == [0, 0, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_flow_between_groups_is_the_sum_over_their_members(seed):
+    flow, group = random_flow(6, seed), torch.tensor([0, 2, 1, 0, 2, 2])
+    expected = [
+        [sum(flow[a, b] for a in range(6) for b in range(6) if group[a] == g and group[b] == h) for h in range(3)]
+        for g in range(3)
+    ]
+    torch.testing.assert_close(group_flow(flow, group, 3), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_cells_are_the_combinations_the_starts_agree_on():
+    """Two starts of two clusters whose labels are swapped for all samples but one."""
+    labels = torch.tensor([[0, 0, 0, 1, 1, 0], [1, 1, 1, 0, 0, 0]])
+    log_p = torch.where(torch.nn.functional.one_hot(labels, 2) == 1, 0.9, 0.1).log()
+    cells = agreement_cells(log_p, 10)
+    assert cells.shape == (6, 3)
+    assert cells.argmax(1).tolist() == [0, 0, 0, 1, 1, 2]  # most frequent first
+    torch.testing.assert_close(cells.exp().sum(1), torch.ones(6))
+    # products 0.81, 0.01 and 0.09 of the first sample's probabilities, normalised
+    torch.testing.assert_close(cells[0].exp(), torch.tensor([0.81, 0.01, 0.09]) / 0.91)
+    few = agreement_cells(log_p, 2)
+    assert few.shape == (6, 2)
+    assert few.argmax(1).tolist()[:5] == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_parts_come_together(seed):
+    """Twelve parts of four clusters, of random sizes, in random order, with some leakage between the clusters."""
+    truth = torch.arange(4).repeat_interleave(3)[torch.randperm(12, generator=gen(seed))]
+    size = 0.5 + torch.rand(12, generator=gen(seed + 1), dtype=torch.float64)
+    flow = torch.outer(size, size) * torch.where(truth[:, None] == truth, 1.0, 0.05).double()
+    group = merge_clusters(flow / flow.sum(), 4, gen(0))
+    assert torch.equal(group[:, None] == group, truth[:, None] == truth)
+
+
+def test_nothing_to_merge():
+    flow = random_flow(4, 0)
+    before = flow.clone()
+    for k in (4, 7):
+        assert merge_clusters(flow, k, gen(0)).tolist() == [0, 1, 2, 3]
+    assert merge_clusters(flow, 1, gen(0)).tolist() == [0, 0, 0, 0]
+    assert torch.equal(flow, before)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_flow_is_the_dense_product(seed):
+    """P^T T P, symmetrised, sum 1; T is the walk's matrix, in which samples without partners lead nowhere."""
+    n, m = 30, 5
+    weights = torch.rand(n, n, generator=gen(seed)) * (torch.rand(n, n, generator=gen(seed + 1)) < 0.2)
+    weights.fill_diagonal_(0.0)
+    weights[4] = 0.0
+    i, j = weights.nonzero(as_tuple=True)
+    pairs = Pairs.from_entries(i, j, weights[i, j], n)
+    p = torch.randn(n, m, generator=gen(seed + 2)).softmax(1)
+    T = weights.double() / weights.double().sum(1, keepdim=True).clamp_min(1e-300)
+    expected = p.double().T @ T @ p.double()
+    expected = (expected + expected.T) / (2 * expected.sum())
+    flow = cluster_flow(p, pairs)
+    torch.testing.assert_close(flow, expected, rtol=1e-5, atol=1e-7)
+    assert torch.equal(flow, flow.T)
+    assert float(flow.sum()) == pytest.approx(1)
+
+
+def test_flow_of_a_hard_clustering_counts_steps():
+    i, j = torch.tensor([0, 1, 2, 2]), torch.tensor([1, 0, 3, 0])
+    pairs = Pairs.from_entries(i, j, torch.ones(4), 4)
+    p = torch.eye(2)[torch.tensor([0, 0, 1, 1])]
+    # steps: 0 > 1 and 1 > 0 within the first cluster, 2 > 3 and 2 > 0 with one half each
+    torch.testing.assert_close(
+        cluster_flow(p, pairs), torch.tensor([[2.0, 0.25], [0.25, 0.5]], dtype=torch.float64) / 3
+    )
+
+
+def test_without_any_pair_the_groups_are_still_k():
+    empty = torch.empty(0, dtype=torch.int64)
+    flow = cluster_flow(
+        torch.rand(6, 4, generator=gen(0)).softmax(1), Pairs.from_entries(empty, empty, torch.empty(0), 6)
+    )
+    assert flow.isfinite().all()
+    assert sorted(merge_clusters(flow, 2, gen(0)).unique().tolist()) == [0, 1]
+
+
+def neighbours(y, m, seed):
+    """Pairs of every sample with m others of its class, all with weight one."""
+    i = torch.arange(len(y)).repeat_interleave(m)
+    members = [(y == y[a]).nonzero().ravel() for a in range(len(y))]
+    j = torch.cat([group[torch.randint(len(group), (m,), generator=gen(seed + a))] for a, group in enumerate(members)])
+    return Pairs.from_entries(i, j, torch.ones(len(i)), len(y))
+
+
+def confident(labels, k):
+    return torch.where(torch.nn.functional.one_hot(labels, k) == 1, 0.98, 0.02 / (k - 1)).log()
+
+
+def test_consensus_mends_what_no_start_has_right():
+    """Three starts, each of which has joined two of the four classes and split a third one."""
+    y = torch.randint(4, (200,), generator=gen(0))
+    half = torch.rand(200, generator=gen(1)) < 0.5
+    starts = []
+    for joined_pair, split in (((0, 1), 2), ((1, 2), 3), ((3, 0), 1)):
+        labels = torch.where(y == joined_pair[1], joined_pair[0], y)
+        starts.append(torch.where((y == split) & half, joined_pair[1], labels))
+    log_p = torch.stack([confident(labels, 4) for labels in starts])
+    found = consensus(log_p, neighbours(y, 5, 0), 4, gen(0))
+    assert all(not torch.equal(labels[:, None] == labels, y[:, None] == y) for labels in starts)
+    assert torch.equal(found[:, None] == found, y[:, None] == y)
+
+
+def test_consensus_of_one_view_is_that_view():
+    y = torch.randint(3, (60,), generator=gen(0))
+    found = consensus(confident(y, 3).expand(2, -1, -1), neighbours(y, 4, 0), 3, gen(0))
+    assert torch.equal(found[:, None] == found, y[:, None] == y)
+    assert found.max() < 3
+
+
+def test_merging_is_decided_by_its_generator():
+    state = torch.random.get_rng_state()
+    flow = random_flow(12, 0)
+    assert torch.equal(merge_clusters(flow, 4, gen(3)), merge_clusters(flow, 4, gen(3)))
+    assert torch.equal(state, torch.random.get_rng_state())
