@@ -17,7 +17,8 @@ from torch import Tensor
 StopReason = Literal["converged", "max_iter"]
 
 _CHECK_EVERY = 10  # iterations between two looks at the optimality conditions
-_BALANCE_AT, _BALANCE_BY = 5.0, 2.0
+_RELAX = 1.6  # over-relaxation (Boyd et al. 2011, Sec. 3.4.3)
+_BALANCE_AT, _BALANCE_BY = 2.0, 5.0
 _TINY = 1e-300
 
 
@@ -153,10 +154,11 @@ def lasso_admm(
         if total is not None:
             along = _ridge_solve(total[None, :], U, s, weight, rho)  # (1, m)
             A += (1.0 - A @ total)[:, None] / (along @ total) * along
-        before, J = J, soft_threshold(A + Y / rho, 1.0 / rho)
+        relaxed = _RELAX * A + (1.0 - _RELAX) * J
+        before, J = J, soft_threshold(relaxed + Y / rho, 1.0 / rho)
         if own is not None:
             J[torch.arange(len(J), device=J.device), own] = 0.0
-        Y += rho * (A - J)
+        Y += rho * (relaxed - J)
         if n_iter % _CHECK_EVERY and n_iter < max_iter:
             continue
         primal = _ratio((A - J).norm(), torch.maximum(A.norm(), J.norm()))
@@ -246,10 +248,15 @@ def low_rank_admm(X: Tensor, lam: float, *, tol: float = 1e-5, max_iter: int = 1
     return Solution(J, primal, dual, max(primal, dual), max_iter, "max_iter"), U
 
 
-def thin_svd(X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``U`` (n, r), ``S`` (r,), ``V`` (d, r) with ``X = U S V^T``; r is the numerical rank, at least 1."""
+def thin_svd(X: Tensor, tolerance: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """``U`` (n, r), ``S`` (r,), ``V`` (d, r) with ``X = U S V^T`` up to singular values below ``tolerance * S[0]``.
+
+    By default that is rounding noise of the dtype; r is at least 1.
+    """
     U, S, Vh = torch.linalg.svd(X, full_matrices=False)
-    r = max(1, int((S > S[0] * max(X.shape) * torch.finfo(X.dtype).eps).sum()))
+    if tolerance is None:
+        tolerance = max(X.shape) * torch.finfo(X.dtype).eps
+    r = max(1, int((S / S[0].clamp_min(_TINY) > tolerance).sum()))
     return U[:, :r], S[:r], Vh[:r].T
 
 
@@ -269,9 +276,10 @@ def _ratio(part: Tensor, whole: Tensor) -> float:
 
 def _balance(primal: float, dual: float) -> float:
     """Factor for the penalty: larger when the constraint lags, smaller when the minimiser does."""
-    if primal > _BALANCE_AT * dual:
-        return _BALANCE_BY
-    return 1.0 / _BALANCE_BY if dual > _BALANCE_AT * primal else 1.0
+    if primal <= _BALANCE_AT * dual and dual <= _BALANCE_AT * primal:
+        return 1.0
+    ratio = math.sqrt(max(primal, _TINY) / max(dual, _TINY))
+    return min(max(ratio, 1.0 / _BALANCE_BY), _BALANCE_BY)
 
 
 def _tiny(X: Tensor) -> float:

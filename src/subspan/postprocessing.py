@@ -18,6 +18,7 @@ from subspan.errors import InvalidInputError
 
 Matrix = Any  # ndarray or scipy.sparse matrix of shape (n, n)
 
+_BLOCK_ENTRIES = 1 << 22  # that are sorted at a time
 _DENSE_EIGEN = 3000  # up to this n a full eigendecomposition is quick
 
 
@@ -95,7 +96,8 @@ def keep_largest(C: Matrix, share: float, *, axis: int = 1) -> Matrix:
     if axis == 0:
         return keep_largest(C.T, share).T
     if not sparse.issparse(C):
-        return _keep_in_rows(np.asarray(C), share)
+        size = max(1, _BLOCK_ENTRIES // C.shape[1])
+        return np.concatenate([_keep_in_rows(C[i : i + size], share) for i in range(0, len(C), size)])
     C = sparse.csr_array(C, copy=True)
     for start, stop in zip(C.indptr[:-1], C.indptr[1:], strict=True):
         if stop > start:

@@ -86,7 +86,7 @@ def spectral_embedding(
     seed : int
         Of the start vector of ARPACK.
     solver : {"auto", "dense", "arpack"}
-        "dense" is LAPACK on the full matrix; "auto" takes it up to n = 2000, and whenever almost all vectors are wanted.
+        "dense" is LAPACK on the full matrix; "auto" takes it up to n = 2000, or if almost all vectors are wanted.
 
     Returns
     -------

@@ -46,7 +46,16 @@ class Registry(Mapping[str, type]):
         del self._entries[name]
 
 
-METHODS = Registry({"ncsc": "subspan.methods.ncsc:NCSC"})
+METHODS = Registry(
+    {
+        "ncsc": "subspan.methods.ncsc:NCSC",
+        "lsr": "subspan.methods.lsr:LSR",
+        "ssc": "subspan.methods.ssc:SSC",
+        "ssc-omp": "subspan.methods.ssc_omp:SSCOMP",
+        "lrr": "subspan.methods.lrr:LRR",
+        "kssc": "subspan.methods.kssc:KSSC",
+    }
+)
 
 
 def get_method(name: str) -> type:

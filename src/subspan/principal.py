@@ -1,0 +1,115 @@
+"""Principal components of a stream of rows whose features come in groups (layer 1): one pass, NumPy, float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.linalg import eigh
+from scipy.linalg.blas import dsyrk
+
+BLOCK = 1024  # rows that are gathered before they are added up
+MAX_ROWS = 1024  # rows up to which they are kept as they are
+MAX_EXACT = 4096  # features up to which the full covariance is kept
+
+
+class StreamingPCA:
+    """Mean and scatter of rows (Chan, Golub and LeVeque 1979), and components after each group is scaled to unit norm.
+
+    A group is a run of d / groups features; its norm is the root mean square, over the rows, of its length.
+    The centred scatter T is kept as a factor R, T = R^T R: the rows themselves at first. When these are too many, it
+    is kept as a matrix (lower triangle), or, for very long rows, R is cut back to half of its size, which keeps the
+    leading directions as they appear under the norms known by then (Levy and Lindenbaum 2000).
+
+    Parameters
+    ----------
+    d : int
+        Features of a row.
+    groups : int
+    k : int
+        Components that will be asked for.
+    """
+
+    def __init__(self, d: int, groups: int, k: int) -> None:
+        self.n, self.mean = 0, np.zeros(d)
+        self.group_squares, self.spread = np.zeros(groups), np.zeros(d)
+        self.factor, self.limit = np.zeros((0, d)), max(MAX_ROWS, 4 * k)
+        self.matrix: np.ndarray | None = None
+        self.pending: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        """Take in rows (m, d)."""
+        self.pending.append(rows)
+        if sum(map(len, self.pending)) >= BLOCK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Add up what is still waiting; to be called after the last rows."""
+        m = sum(map(len, self.pending))
+        if m == 0:
+            return
+        rows = np.concatenate(self.pending).astype(np.float64)
+        self.pending.clear()
+        self.group_squares += np.square(rows).reshape(m, len(self.group_squares), -1).sum((0, 2))
+        mean = rows.mean(0)
+        gap = mean - self.mean
+        rows = np.concatenate([rows - mean, math.sqrt(self.n * m / (self.n + m)) * gap[None]])
+        self.mean += gap * (m / (self.n + m))
+        self.n += m
+        self.spread += np.square(rows).sum(0)
+        self._add_centred(rows)
+
+    def _add_centred(self, rows: np.ndarray) -> None:
+        d = rows.shape[1]
+        if self.matrix is None:
+            rows = self.factor = np.concatenate([self.factor, rows])
+            if len(rows) <= self.limit:
+                return
+            if d > MAX_EXACT:
+                scaled = rows * self.scale()
+                _, left = eigh(scaled @ scaled.T, subset_by_index=[len(rows) - self.limit // 2, len(rows) - 1])
+                self.factor = left.T @ rows
+                return
+            self.matrix, self.factor = np.zeros((d, d), order="F"), rows[:0]
+        self.matrix = dsyrk(1.0, rows.T, beta=1.0, c=self.matrix, overwrite_c=1, lower=1)
+
+    def group_norm(self) -> np.ndarray:
+        """Root mean square length of every group, (groups,)."""
+        return np.sqrt(self.group_squares / self.n)
+
+    def scale(self) -> np.ndarray:
+        """1 / norm of the group of every feature, (d,); 1 where a group is always zero."""
+        norm = self.group_norm()
+        return np.repeat(1 / np.where(norm > 0, norm, 1.0), len(self.mean) // len(norm))
+
+    def total_variance(self) -> float:
+        """Variance of the scaled rows, all directions together."""
+        return float(self.spread @ self.scale() ** 2) / (self.n - 1)
+
+    def components(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Leading directions of the scaled rows.
+
+        Returns
+        -------
+        variances : ndarray (k,)
+            Descending; divided by n - 1.
+        directions : ndarray (d, k)
+            Unit columns whose largest entry is positive; zero where the rows have no spread left.
+        """
+        scale = self.scale()
+        scaled = self.factor * scale
+        short = self.matrix is None and len(scaled) < len(scale)
+        if self.matrix is not None:
+            gram = self.matrix * scale[:, None] * scale
+        else:
+            gram = scaled @ scaled.T if short else scaled.T @ scaled
+        size = len(gram)
+        values, vectors = eigh(gram, lower=True, subset_by_index=[max(0, size - k), size - 1])
+        values, vectors = values[::-1], vectors[:, ::-1]
+        keep = values > 1e-10 * max(values[0], np.finfo(float).tiny)
+        if short:
+            vectors = scaled.T @ vectors / np.sqrt(np.where(keep, values, 1.0))
+        largest = vectors[np.abs(vectors).argmax(0), np.arange(len(values))]
+        vectors = vectors * np.where(keep, np.sign(largest), 0.0)
+        missing = k - len(values)
+        return np.pad(values * keep / (self.n - 1), (0, missing)), np.pad(vectors, ((0, 0), (0, missing)))
