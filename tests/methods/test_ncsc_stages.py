@@ -117,9 +117,9 @@ def test_terms_of_eq9_are_its_three_parts_per_sample(monkeypatch):
     Z = (Z / Z.norm(dim=1, keepdim=True)).double().detach()
     rho = 2.0 * float(Z.square().sum()) / Z.shape[1]
     C = closed_form_coefficients(Z, rho)
-    assert float(terms["reconstruction"]) == pytest.approx(float((x - xhat).square().sum()) / 240, rel=1e-4)
-    assert float(terms["C_norm"]) == pytest.approx(float(C.square().sum()) / 120, rel=1e-3)
-    assert float(terms["self_expression"]) == pytest.approx(float((Z - C @ Z).square().sum()) / rho / 120, rel=1e-3)
+    assert terms["reconstruction"].item() == pytest.approx((x - xhat).square().sum().item() / 240, rel=1e-4)
+    assert terms["C_norm"].item() == pytest.approx(float(C.square().sum()) / 120, rel=1e-3)
+    assert terms["self_expression"].item() == pytest.approx(float((Z - C @ Z).square().sum()) / rho / 120, rel=1e-3)
 
 
 def test_pairs_of_a_batch_give_every_sample_one_vote():

@@ -73,9 +73,9 @@ def test_a_sample_is_done_when_it_is_spanned():
 
 
 def test_nothing_of_size_n_by_n_is_expected():
-    # 70,000 digits of 784 pixels stay below 3 GB, and twice the samples take twice the memory
+    # 70,000 digits of 784 pixels stay below 1 GB, and twice the samples take twice the memory
     model = SSCOMP(10)
     needed = model._bytes(70_000, 784)
-    assert needed < 3e9
+    assert needed < 1e9
     assert model._bytes(140_000, 784) < 2.1 * needed
     assert 6 * needed < 4 * 70_000**2

@@ -269,8 +269,10 @@ class CollaborationStage(Phase):
         terms = eq9_terms(s, Z, number, x, xhat)  # Eq. 9
         A_s = subspace_affinity(s.layer.coefficients(Z, number))  # Eq. 4
         log_p = self.head(z).log_softmax(dim=-1)[0]
-        pairs = find_pairs(A_s, s.u[1])
-        terms["L_pos"] = s.lambda_cl * s.pair_loss(log_p[pairs[0]], log_p[pairs[1]], pairs[2])  # Eq. 6
+        i, j, weight = find_pairs(A_s, s.u[1])
+        # index_select, not indexing: the gradient of the latter is summed by threads in any order
+        log_p_i, log_p_j = log_p.index_select(0, i), log_p.index_select(0, j)
+        terms["L_pos"] = s.lambda_cl * s.pair_loss(log_p_i, log_p_j, weight)  # Eq. 6
         A_c = classifier_affinity(normalise_scores(log_p.detach().exp()))  # Eq. 1
         terms["L_neg"] = s.lambda_cl * L_neg(A_c, A_s, s.l)  # Eq. 7, alpha = #pos / #neg by the means
         if s.balance[1] > 0:
