@@ -92,7 +92,7 @@ def test_batch_is_the_affine_map_of_the_data(dtype, shape):
         shift = wide.mean(0)
         scale = np.sqrt(((wide - shift) ** 2).mean()) or 1.0
     elif dtype == "uint8":
-        shift, scale = 0.0, 255.0
+        shift, scale = 0.0, float(X.max())
     else:
         shift, scale = wide.min(), np.ptp(wide) or 1.0
     expected = (wide - shift) / scale

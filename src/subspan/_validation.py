@@ -163,7 +163,8 @@ def check_samples(X: Any, *, channel_axis: Literal["auto", 1, -1] = "auto", n_cl
 def fit_scaling(samples: Samples) -> Scaling:
     """Scaling of the data, from one streaming pass with float64 sums.
 
-    uint8 images: shift 0, scale 255. Other images: shift = min, scale = max - min over all entries.
+    uint8 images: shift 0, scale = the largest entry (255 for photographs, 16 for scikit-learn's digits). Other images:
+    shift = min, scale = max - min over all entries.
     Vectors: shift = mean of each feature, scale = root mean square of all centred entries (one scalar, so that
     angles are kept). The scale of constant data is 1.
 
@@ -175,7 +176,7 @@ def fit_scaling(samples: Samples) -> Scaling:
     if samples.kind == "vector":
         return _fit_vectors(samples._data)
     if samples.dtype == np.uint8:
-        return Scaling(scale=255.0)
+        return Scaling(scale=float(max(max(int(part.max()) for part in _chunks(samples._data)), 1)))
     low, high = np.inf, -np.inf
     for part in _chunks(samples._data):
         low, high = min(low, float(part.min())), max(high, float(part.max()))

@@ -111,7 +111,7 @@ def test_terms_of_eq9_are_its_three_parts_per_sample(monkeypatch):
     phase.start()
     index = torch.arange(120)
     terms = next(iter(phase.losses((0, index), torch.Generator(), 0.0)))
-    x = torch.from_numpy(X[:, None] / np.float32(255))
+    x = torch.from_numpy(X[:, None] / np.float32(X.max()))
     z, xhat = modules["encoder"](x)
     Z = z - z.mean(0)
     Z = (Z / Z.norm(dim=1, keepdim=True)).double().detach()
