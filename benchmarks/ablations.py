@@ -38,7 +38,7 @@ ABLATIONS: dict[str, dict] = {
         "n_starts": 1,
         "epochs": {"classifier": 14},
     },
-    "learned C, 100 epochs": {"self_expression": "parameter", "epochs": {"subspace": 100, "collaboration": 0}},
+    "learned C, 20 epochs": {"self_expression": "parameter", "epochs": {"subspace": 20, "collaboration": 0}},
     "gamma = 1": {"gamma": 1.0},
     "gamma = 100": {"gamma": 100.0},
 }

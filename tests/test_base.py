@@ -172,13 +172,22 @@ def test_missing_damaged_and_foreign_models_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "spec", ["os:system", "subspan.cli:main", f"{MODULE}:json", f"{MODULE}:Absent", "subspan.methods.absent:A"]
+    "spec",
+    [
+        "os:system",
+        "wsgiref.headers:Headers",
+        "subspan.cli:main",
+        f"{MODULE}:json",
+        f"{MODULE}:Absent",
+        "subspan.methods.absent:A",
+    ],
 )
 def test_a_model_cannot_name_foreign_code(tmp_path, spec):
     Signs().fit(X()).save(tmp_path)
     rewrite(tmp_path, estimator=spec)
     with pytest.raises(CheckpointError, match="which this subspan does not have"):
         load(tmp_path)
+    assert "wsgiref.headers" not in sys.modules  # it is not even imported
 
 
 def test_a_model_of_an_absent_device_is_loaded_on_what_is_there(tmp_path):

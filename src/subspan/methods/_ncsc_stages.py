@@ -217,7 +217,8 @@ class ClassifierStage(Phase):
         }
 
     def collapsed(self, record: Record) -> bool:
-        return self.epoch > 0 and int(record["live_clusters"]) <= max(1, self.heads.n_clusters // 2)
+        k = self.heads.n_clusters
+        return k > 1 and self.epoch > 0 and int(record["live_clusters"]) <= max(1, k // 2)
 
     def consensus(self) -> Tensor:
         """Labels (n,) on which the starts agree."""
@@ -298,7 +299,7 @@ class CollaborationStage(Phase):
         return None
 
     def collapsed(self, record: Record) -> bool:
-        return int(record["live_clusters"]) <= self.setting.n_clusters // 2
+        return self.setting.n_clusters > 1 and int(record["live_clusters"]) <= self.setting.n_clusters // 2
 
 
 def eq9_terms(setting: Setting, Z: Tensor, number: int, x: Tensor, xhat: Tensor) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ spectral clustering. Losses live in :mod:`subspan.losses`, the stages in :mod:`s
 from __future__ import annotations
 
 import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from subspan.affinity import classifier_affinity, normalise_scores, subspace_aff
 from subspan.base import Clusterer
 from subspan.checkpoint import Checkpoint
 from subspan.encoders import Encoder, build_encoder, make_encoder
-from subspan.errors import InvalidInputError, ResourceError
+from subspan.errors import DivergenceError, InvalidInputError, ResourceError
 from subspan.heads import Heads, build_heads
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, Setting, SubspaceStage, head_scores
 from subspan.pretraining import Reconstruction, encode
@@ -140,7 +141,8 @@ class NCSC(Clusterer):
     3. *C for shuffled batches* is the closed-form minimiser of Eq. 9 with zero diagonal; ``"parameter"`` learns it.
     4. *Scale.* rho = 2 / lambda_1 follows the data: ``rho = gamma trace(Z^T Z) / d``. Terms are means, not sums.
     5. *Collapse.* Nothing in Eqs. 5-9 opposes a uniform softmax, where A_c = 1 everywhere; from a usual
-       initialisation the literal loss (``affinity="cosine"``, ``balance=(0, 0)``) stays there. So the pair term has no
+       initialisation the literal loss (``affinity="cosine"``, ``balance=(0, 0)``, ``n_starts=1``) ends there or with
+       all samples in one cluster. So the pair term has no
        l2 norm, a balance term is added, and codes are standardised for the head, which has batch normalisation.
     6. *Degenerate codes.* Codes are centred and of unit length in Eq. 9, else shrinking them lowers the loss for free.
     7. *Batches* are made of whole cells of a coarse k-means partition of the codes, redrawn every epoch: in random
@@ -256,7 +258,10 @@ class NCSC(Clusterer):
         self.encoder_, self.head_ = encoder.eval(), head.eval()
         codes = encode(samples, encoder, device)
         self.center_ = codes.mean(dim=0)
-        self.labels_ = head_scores(head, codes)[0].argmax(dim=1).cpu().numpy()
+        scores = head_scores(head, codes)[0]
+        if not bool(scores.isfinite().all()):
+            raise DivergenceError("the scores of the trained classifier are not finite: lower the learning rates")
+        self.labels_ = scores.argmax(dim=1).cpu().numpy()
 
     def _stages(self, setting: Setting, starts: Heads, head: Heads) -> list[Phase]:
         """Algorithm 1."""
@@ -412,7 +417,9 @@ class NCSC(Clusterer):
             return None
         ignored = ("random_state", "device", "verbose", "checkpoint_dir", "resume")
         fingerprint = {k: v for k, v in self.get_params(deep=False).items() if k not in ignored}
-        fingerprint |= {"seed": seed, "n_samples": samples.n, "shape": samples.shape}
+        some = np.unique(np.linspace(0, samples.n - 1, 100).astype(int))
+        data = zlib.crc32(samples.batch(some).numpy().tobytes())  # a hundred samples tell one data set from another
+        fingerprint |= {"seed": seed, "n_samples": samples.n, "shape": samples.shape, "data": data}
         return Checkpoint(self.checkpoint_dir, fingerprint, self.resume)
 
     def _validate_parameters(self) -> None:
@@ -420,7 +427,7 @@ class NCSC(Clusterer):
         check_choice("self_expression", self.self_expression, ("closed-form", "parameter"))
         check_choice("batches", self.batches, ("local", "random"))
         check_choice("affinity", self.affinity, ("confidence", "cosine"))
-        check_number("gamma", self.gamma, 0.0)
+        check_number("gamma", self.gamma, 1e-12)
         check_number("l", self.l, 0.0, 1.0)
         check_number("overcluster", self.overcluster, 1.0)
         check_number("lambda_cl", self.lambda_cl, 0.0)
@@ -431,6 +438,8 @@ class NCSC(Clusterer):
             for value in check_pair(getattr(self, name), name):
                 check_number(name, value, 0.0, high)
         check_overrides("epochs", self.epochs, EPOCHS, whole=True)
+        if (self.epochs or {}).get("classifier") == 0:
+            raise InvalidInputError("epochs['classifier'] is 0, but the classifier gives the labels: give at least 1.")
         check_overrides("learning_rates", self.learning_rates, RATES)
         if self.prior is not None:
             prior = np.asarray(self.prior, dtype=float)
