@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import nll_loss, normalize
 
 from subspan._random import generator
@@ -24,7 +24,7 @@ from subspan.losses import L_neg, balance_loss, pair_confidence_loss
 from subspan.merging import consensus
 from subspan.pairs import Pairs, find_positives, local_batches
 from subspan.pretraining import encode
-from subspan.self_expression import LearnedSelfExpression, SelfExpression
+from subspan.self_expression import SelfExpression
 from subspan.training import Phase, Record
 
 ANCHORS = 400  # samples per step of a classifier stage
@@ -360,7 +360,3 @@ def _anneal(ends: tuple[float, float], progress: float) -> float:
 def _groups(*pairs) -> list[dict]:
     groups = [{"params": list(parameters), "lr": rate} for parameters, rate in pairs]
     return [group for group in groups if group["params"]]
-
-
-def is_learned(layer: nn.Module) -> bool:
-    return isinstance(layer, LearnedSelfExpression)
