@@ -16,13 +16,15 @@ from torch.special import xlogy
 
 from subspan.pairs import Pairs
 
-CELLS_PER_CLUSTER = (3, 5, 10)  # resolutions that are tried
+CELLS_PER_CLUSTER = (3, 5, 10)  # resolutions that are tried,
+MAX_CELLS = 200  # but only the coarsest beyond so many cells
+MERGES = 3  # kept of each resolution
 RANDOM_BEGINNINGS = 8
 SWEEPS = 30
 
 
-def consensus(log_p: Tensor, pairs: Pairs, k: int, gen: torch.Generator) -> Tensor:
-    """Labels on which several classifiers agree; no start and no setting is chosen by anything but the pairs.
+def consensus(log_p: Tensor, pairs: Pairs, k: int, gen: torch.Generator, limit: int = 1) -> Tensor:
+    """Labels on which several classifiers agree, the ``limit`` best of several ways to join what they agree on.
 
     Parameters
     ----------
@@ -33,21 +35,30 @@ def consensus(log_p: Tensor, pairs: Pairs, k: int, gen: torch.Generator) -> Tens
     k : int
         Number of groups.
     gen : torch.Generator
+    limit : int
 
     Returns
     -------
-    Tensor of shape (n,), int64
-        Of the resolutions in ``CELLS_PER_CLUSTER``, the labels with the largest :func:`mutual_information`.
+    Tensor of shape (at most ``limit``, n), int64
+        Distinct labels in the order of falling :func:`mutual_information`, from all resolutions.
     """
-    best, found = -1.0, log_p[0].argmax(dim=1)
-    for resolution in CELLS_PER_CLUSTER:
-        cells = agreement_cells(log_p, resolution * k)
+    found: list[tuple[float, Tensor]] = []
+    counts = {min(r * k, max(CELLS_PER_CLUSTER[0] * k, MAX_CELLS)) for r in CELLS_PER_CLUSTER}
+    for count in sorted(counts):
+        cells = agreement_cells(log_p, count)
         flow = cluster_flow(cells.exp(), pairs).cpu()
-        labels = merge_clusters(flow, k, gen).to(cells.device)[cells.argmax(dim=1)]
-        value = float(mutual_information(cluster_flow(one_hot(labels, k).to(cells.dtype), pairs)))
-        if value > best:
-            best, found = value, labels
-    return found
+        for group in merge_clusters(flow, k, gen)[:MERGES]:
+            labels = group.to(cells.device)[cells.argmax(dim=1)]
+            if not any(torch.equal(labels, other) for _, other in found):
+                found.append((label_information(labels, pairs, k), labels))
+    found.sort(key=lambda entry: -entry[0])
+    return torch.stack([labels for _, labels in found[:limit]])
+
+
+def label_information(labels: Tensor, pairs: Pairs, k: int) -> float:
+    """Mutual information (nats) of the labels (n,) at both ends of a step of the walk."""
+    p = one_hot(labels, k).to(torch.float32)
+    return float(mutual_information(cluster_flow(p, pairs)))
 
 
 def agreement_cells(log_p: Tensor, limit: int) -> Tensor:
@@ -99,8 +110,8 @@ def group_flow(flow: Tensor, group: Tensor, k: int) -> Tensor:
     return member.T @ flow @ member
 
 
-def merge_clusters(flow: Tensor, k: int, gen: torch.Generator) -> Tensor:
-    """Group of each of the m clusters, int64 (m,), that keeps most of the mutual information with k groups.
+def merge_clusters(flow: Tensor, k: int, gen: torch.Generator) -> list[Tensor]:
+    """Ways to join m clusters to k groups that keep most of the mutual information.
 
     Parameters
     ----------
@@ -109,53 +120,84 @@ def merge_clusters(flow: Tensor, k: int, gen: torch.Generator) -> Tensor:
     k : int
     gen : torch.Generator
         For the random beginnings.
+
+    Returns
+    -------
+    list of Tensors of shape (m,), int64
+        Group of each cluster; the best first, each with another mutual information.
     """
     flow = flow.double()
     m = len(flow)
     if m <= k:
-        return torch.arange(m)
+        return [torch.arange(m)]
     beginnings = [_merge_greedily(flow, k)]
     beginnings += [torch.arange(m)[torch.randperm(m, generator=gen)] % k for _ in range(RANDOM_BEGINNINGS)]
     groups = [_redraw(flow, group, k) for group in beginnings]
-    values = [float(mutual_information(group_flow(flow, group, k))) for group in groups]
-    return groups[values.index(max(values))]
+    values = {round(float(mutual_information(group_flow(flow, group, k))), 9): group for group in groups}
+    return [values[value] for value in sorted(values, reverse=True)]
 
 
 def _merge_greedily(flow: Tensor, k: int) -> Tensor:
-    """Merge the two clusters whose merging loses least, until k are left."""
-    flow = flow.clone()
+    """Join the two rows of the flow whose joining loses least information about the other end, until k are left."""
+    rows = flow.clone()
     group = torch.arange(len(flow))
-    while len(flow) > k:
-        losses = torch.stack([merge_losses(flow, a) for a in range(len(flow))])
-        a, b = divmod(int(losses.argmin()), len(flow))
-        a, b = min(a, b), max(a, b)
-        flow[a] += flow[b]
-        flow[:, a] += flow[:, b]
-        keep = torch.arange(len(flow)) != b
-        flow = flow[keep][:, keep]
+    losses = torch.stack([_row_losses(rows, a) for a in range(len(rows))])
+    for _ in range(len(flow) - k):
+        a, b = sorted(divmod(int(losses.argmin()), len(flow)))
+        rows[a] += rows[b]
         group[group == b] = a
-        group[group > b] -= 1
-    return group
+        losses[b], losses[:, b] = float("inf"), float("inf")
+        dead = losses[a].isinf()
+        losses[a] = torch.where(dead, float("inf"), _row_losses(rows, a))
+        losses[:, a] = losses[a]
+    return torch.unique(group, return_inverse=True)[1]
+
+
+def _row_losses(rows: Tensor, a: int) -> Tensor:
+    """Information about the column that is lost when row a joins each other one, (m,); infinite at a."""
+    both, margin = rows[a] + rows, rows.sum(dim=1)
+    terms = xlogy(rows, rows).sum(dim=1)
+    loss = terms[a] + terms - xlogy(both, both).sum(dim=1)
+    loss -= xlogy(margin[a], margin[a]) + xlogy(margin, margin) - xlogy(margin[a] + margin, margin[a] + margin)
+    loss[a] = float("inf")
+    return loss
 
 
 def _redraw(flow: Tensor, group: Tensor, k: int) -> Tensor:
     """Take single clusters out and put each where least information is lost, until none moves."""
     group = group.clone()
+    size = torch.bincount(group, minlength=k).tolist()
+    # flow from every cluster to every group, and between groups; the last group is the one that was taken out
+    outward = torch.cat([flow @ one_hot(group, k).to(flow.dtype), flow.new_zeros(len(flow), 1)], dim=1)
+    between = group_flow(flow, group, k + 1)
     for _ in range(SWEEPS):
         moved = False
         for a in range(len(group)):
             home = int(group[a])
-            if int((group == home).sum()) == 1:  # a group never becomes empty
+            if size[home] == 1:  # a group never becomes empty
                 continue
-            group[a] = k  # alone
-            losses = merge_losses(group_flow(flow, group, k + 1), k)[:k]
-            group[a] = best = int(losses.argmin())
+            _move(flow, outward, between, a, home, k)
+            losses = merge_losses(between.clamp_min(0.0), k)[:k]  # rounding may leave -1e-18
+            best = int(losses.argmin())
             if losses[home] <= losses[best] + 1e-12:
-                group[a] = home
-            moved |= int(group[a]) != home
+                best = home
+            _move(flow, outward, between, a, k, best)
+            group[a] = best
+            size[home], size[best] = size[home] - 1, size[best] + 1
+            moved |= best != home
         if not moved:
             break
     return group
+
+
+def _move(flow: Tensor, outward: Tensor, between: Tensor, a: int, source: int, target: int) -> None:
+    """Cluster a changes its group: both tables of flows follow, in place."""
+    for g, sign in ((source, -1.0), (target, 1.0)):
+        # row and column g change by the flow v of the cluster, their crossing by 2 v_g and the flow within the cluster
+        between[g] += sign * outward[a]
+        between[:, g] += sign * outward[a]
+        between[g, g] += flow[a, a]
+        outward[:, g] += sign * flow[:, a]
 
 
 def merge_losses(flow: Tensor, a: int) -> Tensor:

@@ -39,12 +39,14 @@ class Phase:
         Number of passes over the samples.
     batch_size : int
         Samples per step.
-    min_steps : int
-        Batches per epoch at least: a small data set is passed over several times in one epoch.
+    min_steps, max_steps : int
+        Batches per epoch at least and at most: a small data set is passed over several times in one epoch, and of a
+        large one a part is seen.
     """
 
-    def __init__(self, name: str, epochs: int, batch_size: int, min_steps: int = 1):
-        self.name, self.epochs, self.batch_size, self.min_steps = name, epochs, batch_size, min_steps
+    def __init__(self, name: str, epochs: int, batch_size: int, min_steps: int = 1, max_steps: int | None = None):
+        self.name, self.epochs, self.batch_size = name, epochs, batch_size
+        self.min_steps, self.max_steps = min_steps, max_steps
         self.epoch = 0  # set by the loop
 
     def start(self) -> None:
@@ -62,11 +64,11 @@ class Phase:
         return 1.0
 
     def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Any]:
-        """The batches of one epoch as index tensors: shuffled, of nearly equal sizes, every sample equally often."""
+        """The batches of one epoch as index tensors: shuffled, of nearly equal sizes, all samples if steps allow."""
         count = max(1, round(n_samples / self.batch_size))
         passes = -(-self.min_steps // count)
         orders = [torch.randperm(n_samples, generator=gen) for _ in range(passes)]
-        return [batch for order in orders for batch in order.tensor_split(count)]
+        return [batch for order in orders for batch in order.tensor_split(count)][: self.max_steps]
 
     def losses(self, batch: Any, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
         """Yield one dict of named loss terms (to be summed and minimised) per optimiser step on this batch."""
