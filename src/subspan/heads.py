@@ -155,7 +155,7 @@ class MLPHeads(Heads):
 
     name = "mlp"
 
-    def __init__(self, n_starts: int, code_shape: tuple[int, ...], n_clusters: int, width: int = 512):
+    def __init__(self, n_starts: int, code_shape: tuple[int, ...], n_clusters: int, width: int = 256):
         super().__init__(n_starts, code_shape, n_clusters, width)
         n_codes = math.prod(self.code_shape)
         self.layers.extend([_Layer(n_starts, n_codes, width), _Layer(n_starts, width, width)])
@@ -169,7 +169,7 @@ class MLPHeads(Heads):
 
 
 HEADS: dict[str, type[Heads]] = {cls.name: cls for cls in (ConvHeads, MLPHeads)}
-WIDTHS = {"conv": 64, "mlp": 512}
+WIDTHS = {"conv": 64, "mlp": 256}
 
 
 def build_heads(name: str, n_starts: int, code_shape, n_clusters: int, width: int | None = None) -> Heads:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from subspan._validation import Samples, iter_slices
-from subspan.encoders import Encoder
+from subspan.encoders import Encoder, build_encoder
+from subspan.multiscale import MultiScaleScattering
+from subspan.scattering import ScatteringEncoder, build_scattering_encoder
 from subspan.training import Phase
 
 ENCODE_BATCH = 5000
+FITTED = 20_000  # samples to which a fixed encoder is fitted at most
 
 
 class Reconstruction(Phase):
@@ -46,3 +50,26 @@ def encode(samples: Samples, encoder: Encoder, device: torch.device) -> Tensor:
     for rows in iter_slices(samples.n, ENCODE_BATCH):
         codes[rows] = encoder.encode(samples.batch(rows).to(device))
     return codes
+
+
+@torch.no_grad()
+def encode_fitted(samples: Samples, encoder: ScatteringEncoder | MultiScaleScattering, device: torch.device) -> Tensor:
+    """Codes of all samples, float32 (n, d), by an encoder that is fitted first if it was not yet.
+
+    It is fitted to 20,000 samples spread evenly over the data, or to all if there are fewer.
+    """
+    if not int(encoder.n_seen):
+        rows = torch.linspace(0, samples.n - 1, min(samples.n, FITTED)).round().long()
+        codes = encoder.fit_encode(samples.batch(part).to(device) for part in rows.split(ENCODE_BATCH))
+        if len(codes) == samples.n:
+            return codes
+    return encode(samples, encoder, device)
+
+
+def restore_encoder(*, name: str, **config: Any) -> Encoder:
+    """Encoder of any kind from its ``config()``, for ``load_state_dict``."""
+    if name == ScatteringEncoder.name:
+        return build_scattering_encoder(**config)
+    if name == MultiScaleScattering.name:
+        return MultiScaleScattering(**config)
+    return build_encoder(name, **config)

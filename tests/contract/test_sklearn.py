@@ -19,7 +19,9 @@ EXPECTED_FAILURES: dict[str, str] = {}
 
 
 @parametrize_with_checks(
-    [NCSC(2, **TINY)], expected_failed_checks=lambda estimator: EXPECTED_FAILURES, xfail_strict=True
+    [NCSC(2, **TINY), NCSC(2, recipe="paper", **TINY)],
+    expected_failed_checks=lambda estimator: EXPECTED_FAILURES,
+    xfail_strict=True,
 )
 @pytest.mark.filterwarnings("ignore::subspan.errors.CollapseWarning")
 def test_scikit_learn_checks(estimator, check):

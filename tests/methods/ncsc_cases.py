@@ -9,7 +9,7 @@ from subspan import NCSC
 
 EPOCHS = {"autoencoder": 2, "subspace": 2, "starts": 2, "classifier": 2, "collaboration": 2}
 STAGES = tuple(EPOCHS)
-SMALL = {"epochs": EPOCHS, "n_starts": 2, "head_width": 16, "random_state": 0}
+SMALL = {"recipe": "paper", "epochs": EPOCHS, "n_starts": 2, "head_width": 16, "random_state": 0}
 
 
 def digits(n=200):
@@ -28,5 +28,7 @@ def solver(k=3, **options):
     """Enough training for a planted problem."""
     epochs = {"starts": 4, "classifier": 4, "collaboration": 2}
     return NCSC(
-        k, encoder="identity", **({"epochs": epochs, "n_starts": 2, "head_width": 32, "random_state": 0} | options)
+        k,
+        encoder="identity",
+        **({"recipe": "paper", "epochs": epochs, "n_starts": 2, "head_width": 32, "random_state": 0} | options),
     )

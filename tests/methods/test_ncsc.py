@@ -141,7 +141,16 @@ def test_memory_map_is_never_copied_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("subspan.base.PREDICT_BATCH", 1000)
     options = {"channels": [2, 2], "strides": [4, 2], "kernels": [3, 3]}
     epochs = dict.fromkeys(STAGES, 1)
-    model = NCSC(2, encoder_options=options, epochs=epochs, n_starts=1, batch_size=500, head_width=8, random_state=0)
+    model = NCSC(
+        2,
+        recipe="paper",
+        encoder_options=options,
+        epochs=epochs,
+        n_starts=1,
+        batch_size=500,
+        head_width=8,
+        random_state=0,
+    )
     model.set_params(batches="random")
     tracemalloc.start()
     try:
@@ -278,10 +287,10 @@ def test_prior_moves_the_sizes():
 
 
 def test_resources_are_estimated_without_training():
-    model = NCSC(3, self_expression="parameter", batch_size=50)
+    model = NCSC(3, recipe="paper", self_expression="parameter", batch_size=50)
     estimate = model.estimate_resources(planted(n=60)[0])
     assert estimate["memory_bytes"] == sum(estimate["parts"].values())
     assert estimate["n_codes"] == 30
     assert not hasattr(model, "labels_")
-    larger = NCSC(3, batch_size=5000).estimate_resources(np.ones((6000, 30)))
+    larger = NCSC(3, recipe="paper", batch_size=5000).estimate_resources(np.ones((6000, 30)))
     assert larger["parts"]["affinities"] > 100 * estimate["parts"]["affinities"]

@@ -83,7 +83,7 @@ def test_killed_fit_is_resumed_to_the_unbroken_result(killed, unbroken, variant,
 def test_checkpoint_of_other_parameters_is_refused(tmp_path):
     X, _ = planted(n=60)
     NCSC(3, **SMALL, checkpoint_dir=tmp_path).fit(X)
-    with pytest.raises(CheckpointError, match=r"gamma: 30\.0 then, 1\.0 now"):
+    with pytest.raises(CheckpointError, match=r"gamma: 'auto' then, 1\.0 now"):
         NCSC(3, **SMALL, gamma=1.0, checkpoint_dir=tmp_path, resume=True).fit(X)
     with pytest.raises(CheckpointError, match="seed"):
         NCSC(3, **(SMALL | {"random_state": 1}), checkpoint_dir=tmp_path, resume=True).fit(X)

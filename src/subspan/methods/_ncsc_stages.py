@@ -27,8 +27,9 @@ from subspan.pretraining import encode
 from subspan.self_expression import SelfExpression
 from subspan.training import Phase, Record
 
-ANCHORS = 400  # samples per step of a classifier stage
-MIN_STEPS = 50  # steps per epoch of a classifier stage, at least
+ANCHORS = 400  # samples per step of a classifier stage, at least,
+ANCHORS_PER_CLUSTER = 5  # and at least so many for each cluster of a start, on average
+STEPS = (50, 175)  # steps per epoch of a classifier stage, at least and at most
 HEAD_BATCH = 5000
 LIVE = 0.01  # a cluster with less than this share of n / k samples counts as empty
 
@@ -57,8 +58,13 @@ class Setting:
 
     def encode_all(self) -> None:
         """Refresh the codes of all samples and their mean."""
-        self.codes = encode(self.samples, self.encoder, self.device)
-        self.center = self.codes.mean(dim=0)
+        if self.encoder.trainable or not len(self.codes):
+            self.codes = encode(self.samples, self.encoder, self.device)
+            self.center = self.codes.mean(dim=0)
+
+    def positives(self, u: float, gen: torch.Generator) -> Pairs:
+        """Pairs with ``A_s > u`` by self-expression within the batches."""
+        return find_positives(self.normalise(self.codes), self.batches(gen), self.layer, u)
 
     def normalise(self, z: Tensor) -> Tensor:
         """Codes as Eq. 9 sees them: centred, of unit length (else shrinking them lowers the loss for free)."""
@@ -116,16 +122,18 @@ class SubspaceStage(Phase):
 class ClassifierStage(Phase):
     """Stage 2: classifiers on Eq. 5, the encoder at rest. In Eq. 7 only ``A_s`` learns, so Eq. 6 is what is left.
 
-    Every epoch solves the self-expression of all batches anew and keeps the positive pairs; a step draws samples and,
-    for each, a partner at the end of a random walk on the pairs.
+    Every epoch finds the positive pairs anew; a step draws samples and, for each, a partner at the end of a random walk
+    on the pairs.
 
     Parameters
     ----------
     heads : Heads
-        R starts.
+        R classifiers.
     starts : ClassifierStage, optional
-        An earlier stage of several starts; the consensus of its classifiers is learnt in the first epoch, and from
-        then on partners are direct neighbours.
+        An earlier stage of several starts. Each classifier learns one of the best labels on which they agree in the
+        first epoch, and from then on partners are direct neighbours.
+    chosen : Heads, optional
+        Becomes the classifier with the lowest objective at the end.
     """
 
     def __init__(
@@ -137,16 +145,18 @@ class ClassifierStage(Phase):
         epochs: int,
         rate: float,
         starts: ClassifierStage | None = None,
+        chosen: Heads | None = None,
     ):
-        super().__init__(name, epochs, ANCHORS, MIN_STEPS)
-        self.setting, self.heads, self.rate, self.starts = setting, heads, rate, starts
+        super().__init__(name, epochs, max(ANCHORS, ANCHORS_PER_CLUSTER * heads.n_clusters), *STEPS)
+        self.setting, self.heads, self.rate, self.starts, self.chosen = setting, heads, rate, starts, chosen
         self.pairs: Pairs | None = None
-        self.targets: Tensor | None = None  # consensus of the starts, (n,)
+        self.targets: Tensor | None = None  # labels on which the starts agree, (R, n)
 
     def start(self) -> None:
-        self.setting.encode_all()
+        if not len(self.setting.codes):
+            self.setting.encode_all()
         if self.starts is not None:
-            self.targets = self.starts.consensus()
+            self.targets = self.starts.agreement(self.heads.n_starts)
 
     def reset(self, gen: torch.Generator, restart: int) -> None:
         self.heads.reset_parameters(gen)
@@ -160,11 +170,8 @@ class ClassifierStage(Phase):
 
     def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Any]:
         batches = super().batches(n_samples, gen)
-        progress = self.epoch / self.epochs
-        u = _anneal(self.setting.u, 1.0 if self.targets is not None else progress / 0.7)
-        self.pairs = find_positives(
-            self.setting.normalise(self.setting.codes), self.setting.batches(gen), self.setting.layer, u
-        )
+        u = _anneal(self.setting.u, 1.0 if self.targets is not None else self.epoch / self.epochs / 0.7)
+        self.pairs = self.setting.positives(u, gen)
         return batches
 
     def losses(self, batch: Tensor, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
@@ -172,14 +179,15 @@ class ClassifierStage(Phase):
         batch = batch.to(self.setting.device)
         if self.targets is not None and self.epoch == 0:
             log_p = self.heads(self.setting.codes[batch]).log_softmax(dim=-1)
-            yield {"distillation": nll_loss(log_p.flatten(0, 1), self.targets[batch].repeat(len(log_p))) * len(log_p)}
+            targets = self.targets[:, batch].flatten()
+            yield {"distillation": nll_loss(log_p.flatten(0, 1), targets) * len(log_p)}
             return
         steps = 1 if self.targets is not None else max(1, math.ceil(self.setting.walk * (1 - progress / 0.9)))
         partner = self.pairs.walk(batch, steps, gen)
         log_p = self.heads(self.setting.codes[torch.cat([batch, partner])]).log_softmax(dim=-1)
         log_p_i, log_p_j = log_p.chunk(2, dim=1)
         terms = {"L_pos": self.setting.pair_loss(log_p_i, log_p_j).sum()}  # Eq. 6, summed over starts
-        weight = _anneal(self.setting.balance, progress)
+        weight = _anneal(self.setting.balance, 1.0 if self.targets is not None else progress)
         if weight > 0:
             terms["balance"] = weight * balance_loss(log_p, self.prior()).sum()
         yield terms
@@ -220,11 +228,16 @@ class ClassifierStage(Phase):
         k = self.heads.n_clusters
         return k > 1 and self.epoch > 0 and int(record["live_clusters"]) <= max(1, k // 2)
 
-    def consensus(self) -> Tensor:
-        """Labels (n,) on which the starts agree."""
-        s, gen = self.setting, generator(0)
-        pairs = find_positives(s.normalise(s.codes), s.batches(gen), s.layer, s.u[1])
-        return consensus(self.scores(), pairs, s.n_clusters, gen)
+    def finish(self) -> None:
+        if self.chosen is not None:
+            self.chosen.take(self.heads, self.last[1])
+
+    def agreement(self, count: int) -> Tensor:
+        """Labels (count, n) on which the starts agree, the best first and repeated if there are fewer."""
+        gen = generator(0)
+        pairs = self.setting.positives(self.setting.u[1], gen)
+        found = consensus(self.scores(), pairs, self.setting.n_clusters, gen, limit=count)
+        return found[torch.arange(count) % len(found)]
 
 
 class CollaborationStage(Phase):

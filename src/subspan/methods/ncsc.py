@@ -19,7 +19,6 @@ spectral clustering. Losses live in :mod:`subspan.losses`, the stages in :mod:`s
 from __future__ import annotations
 
 import math
-import zlib
 from typing import Any
 
 import numpy as np
@@ -33,12 +32,13 @@ from subspan._resources import available_bytes
 from subspan._validation import Samples, check_n_clusters, check_same_features, check_samples
 from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
 from subspan.base import Clusterer
-from subspan.checkpoint import Checkpoint
-from subspan.encoders import Encoder, build_encoder, make_encoder
+from subspan.encoders import MIN_SIDE, Encoder, make_encoder
 from subspan.errors import DivergenceError, InvalidInputError, ResourceError
 from subspan.heads import Heads, build_heads
+from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, Setting, SubspaceStage, head_scores
-from subspan.pretraining import Reconstruction, encode
+from subspan.multiscale import make_scattering
+from subspan.pretraining import Reconstruction, restore_encoder
 from subspan.progress import Progress
 from subspan.self_expression import (
     ClosedFormSelfExpression,
@@ -48,6 +48,10 @@ from subspan.self_expression import (
 )
 from subspan.training import Phase, train
 
+AUTO: dict[str, dict[str, Any]] = {
+    "paper": {"gamma": 30.0, "u": 0.9, "balance": (4.0, 1.0)},
+    "global": {"gamma": None, "u": 0.0, "balance": (4.0, 0.5)},
+}
 EPOCHS = {"autoencoder": 30, "subspace": 1, "starts": 8, "classifier": 6, "collaboration": 3}
 RATES = {
     "autoencoder": 1e-3,  # pre-training
@@ -57,6 +61,7 @@ RATES = {
     "classifier": 3e-3,
     "collaboration": 1e-3,  # the head in the last stage
 }
+CANDIDATES = 6  # ways to merge what the starts agree on that are trained on
 SAMPLES_PER_CLUSTER = 20  # the starts have more than k clusters only with so many samples for each
 
 
@@ -67,32 +72,38 @@ class NCSC(Clusterer):
     ----------
     n_clusters : int
         k.
-    recipe : "paper"
-        Algorithm 1, batch by batch.
-    encoder : {"auto", "conv", "residual", "preact-residual", "mlp", "identity"}
-        "auto": "conv" for images, "identity" for vectors (embeddings).
+    recipe : {"global", "paper"}
+        "global" takes positive pairs from the self-expression of all samples by all others; "paper" is Algorithm 1,
+        batch by batch. Parameters that are "auto" follow the recipe.
+    encoder : {"auto", "scattering", "conv", "residual", "preact-residual", "mlp", "identity"}
+        "auto": "identity" for vectors (embeddings); for images "scattering" (global) or "conv" (paper).
     encoder_options : dict, optional
         Sizes, see :func:`subspan.encoders.make_encoder`.
     head : {"auto", "conv", "mlp"}
         Classifier on the codes; "auto" is the paper's convolutional one where codes have a spatial layout.
     head_width : int, optional
-        Hidden width; 64 for "conv", 512 for "mlp".
+        Hidden width; 64 for "conv", 256 for "mlp".
     self_expression : {"closed-form", "parameter"}
         Solve for C in every shuffled batch, or learn it for fixed batches as the paper does (deviation 3).
-    gamma : float
-        Ridge weight of self-expression relative to the mean eigenvalue of ``Z^T Z`` (deviation 4).
+    gamma : float or "auto"
+        Ridge weight of self-expression relative to the mean eigenvalue of ``Z^T Z`` (deviation 4). "auto": 30 (paper),
+        or the value whose neighbourhoods agree most, see :func:`subspan.neighbours.choose_gamma` (global).
+    n_neighbors : int or "auto"
+        Positive pairs per sample at most (global). "auto": a quarter of an average cluster, from 3 to 10.
     batch_size : int
         Samples whose self-expression is solved together.
     batches : {"local", "random"}
         How batches are composed (deviation 7).
-    u : float or (float, float)
+    u : float, (float, float) or "auto"
         Threshold of ``A_s`` for positive pairs; a pair is for the beginning and the end of stage 2 (deviation 1).
+        "auto": 0.9 (paper), 0 (global).
     l : float
         Threshold of ``A_c`` for negative pairs (deviation 1).
     affinity : {"confidence", "cosine"}
         Form of ``A_c`` in Eq. 6: ``p_i . p_j``, or the paper's cosine (deviation 5).
-    balance : float or (float, float)
+    balance : float, (float, float) or "auto"
         Weight of ``KL(mean p || prior)`` at the beginning and at the end of stage 2; 0 leaves it out (deviation 5).
+        "auto": (4, 1) (paper), (4, 0.5) (global).
     prior : array-like of shape (k,), optional
         Expected cluster sizes; uniform by default.
     walk : int
@@ -148,8 +159,9 @@ class NCSC(Clusterer):
     7. *Batches* are made of whole cells of a coarse k-means partition of the codes, redrawn every epoch: in random
        batches of 5000 out of 70,000 most true neighbours are missing. ``batches="random"`` is the plain reading.
     8. *Starts.* A single classifier ends in one of many local optima. Several are trained side by side; the small
-       cells on which they agree are merged to k by the flow of the walk between them, and the final classifier first
-       learns these labels, then Eq. 5. At most 30 positives are kept per sample, and a step draws one of them.
+       cells on which they agree are merged to k by the flow of the walk between them, in several ways. As many final
+       classifiers first learn these labels, then Eq. 5, and the one with the lowest objective stays. At most 30
+       positives are kept per sample, and a step draws one of them.
 
     References
     ----------
@@ -160,19 +172,20 @@ class NCSC(Clusterer):
         self,
         n_clusters=10,
         *,
-        recipe="paper",
+        recipe="global",
         encoder="auto",
         encoder_options=None,
         head="auto",
         head_width=None,
         self_expression="closed-form",
-        gamma=30.0,
+        gamma="auto",
+        n_neighbors="auto",
         batch_size=5000,
         batches="local",
-        u=0.9,
+        u="auto",
         l=0.1,  # noqa: E741
         affinity="confidence",
-        balance=(4.0, 1.0),
+        balance="auto",
         prior=None,
         walk=6,
         n_starts=5,
@@ -196,6 +209,7 @@ class NCSC(Clusterer):
         self.head_width = head_width
         self.self_expression = self_expression
         self.gamma = gamma
+        self.n_neighbors = n_neighbors
         self.batch_size = batch_size
         self.batches = batches
         self.u = u
@@ -220,34 +234,23 @@ class NCSC(Clusterer):
     def _fit(self, samples: Samples, seed: int) -> None:
         check_n_clusters(self.n_clusters, samples.n)
         device = self._device
-        encoder = make_encoder(
-            self.encoder, samples.shape, self.n_clusters, generator(seed, 1), **(self.encoder_options or {})
-        ).to(device)
+        encoder = self._encoder(samples, seed).to(device)
         self._check_memory(samples.n, encoder.n_codes)
-        starts = self._heads(encoder, self.n_starts, self._n_fine(samples.n)).to(device)
-        head = self._heads(encoder, 1, self.n_clusters).to(device)
         fixed = self._fixed_batches(samples.n, seed)
-        layer = self._layer(fixed).to(device)
-        setting = Setting(
-            samples,
-            encoder,
-            layer,
-            device,
-            self.n_clusters,
-            self.batch_size,
-            self.batches == "local",
-            check_pair(self.u),
-            self.l,
-            self.walk,
-            self.affinity == "cosine",
-            check_pair(self.balance),
-            None if self.prior is None else torch.as_tensor(self.prior, dtype=torch.float32, device=device),
-            self.lambda_cl,
-            fixed,
-        )
-        modules: dict[str, nn.Module] = {"encoder": encoder, "layer": layer, "starts": starts, "head": head}
+        setting = self._setting(samples, encoder, self._layer(fixed).to(device), fixed)
+        several = self.n_starts > 1
+        starts = self._heads(encoder, self.n_starts, self._n_fine(samples.n)).to(device)
+        candidates = self._heads(encoder, CANDIDATES if several else 1, self.n_clusters).to(device)
+        head = self._heads(encoder, 1, self.n_clusters).to(device)
+        modules: dict[str, nn.Module] = {
+            "encoder": encoder,
+            "layer": setting.layer,
+            "starts": starts,
+            "candidates": candidates,
+            "head": head,
+        }
         outcome = train(
-            self._stages(setting, starts, head),
+            self._stages(setting, starts, candidates, head),
             modules,
             n_samples=samples.n,
             seed=seed,
@@ -256,18 +259,44 @@ class NCSC(Clusterer):
         )
         self.history_, self.stop_reasons_ = outcome.history, outcome.stop_reasons
         self.encoder_, self.head_ = encoder.eval(), head.eval()
-        codes = encode(samples, encoder, device)
-        self.center_ = codes.mean(dim=0)
-        scores = head_scores(head, codes)[0]
+        setting.encode_all()
+        self.center_, self.gamma_ = setting.center, setting.layer.gamma
+        scores = head_scores(head, setting.codes)[0]
         if not bool(scores.isfinite().all()):
             raise DivergenceError("the scores of the trained classifier are not finite: lower the learning rates")
         self.labels_ = scores.argmax(dim=1).cpu().numpy()
 
-    def _stages(self, setting: Setting, starts: Heads, head: Heads) -> list[Phase]:
+    def _setting(self, samples: Samples, encoder: Encoder, layer: SelfExpression, fixed) -> Setting:
+        prior = None if self.prior is None else torch.as_tensor(self.prior, dtype=torch.float32, device=self._device)
+        shared: dict[str, Any] = {
+            "samples": samples,
+            "encoder": encoder,
+            "layer": layer,
+            "device": self._device,
+            "n_clusters": self.n_clusters,
+            "batch_size": self.batch_size,
+            "local": self.batches == "local",
+            "u": check_pair(self._auto("u")),
+            "l": self.l,
+            "walk": self.walk,
+            "cosine": self.affinity == "cosine",
+            "balance": check_pair(self._auto("balance")),
+            "prior": prior,
+            "lambda_cl": self.lambda_cl,
+            "fixed_batches": fixed,
+        }
+        if self.recipe == "paper":
+            return Setting(**shared)
+        m = count_neighbours(samples.n, self.n_clusters) if self.n_neighbors == "auto" else self.n_neighbors
+        return GlobalSetting(**shared, n_neighbors=m, gamma=self._auto("gamma"))
+
+    def _stages(self, setting: Setting, starts: Heads, candidates: Heads, head: Heads) -> list[Phase]:
         """Algorithm 1."""
         epochs, rates = EPOCHS | (self.epochs or {}), RATES | (self.learning_rates or {})
+        trainable = setting.encoder.trainable
+        learned = trainable or any(True for _ in setting.layer.parameters())
         stages: list[Phase] = []
-        if setting.encoder.trainable:
+        if trainable:
             stages.append(
                 Reconstruction(
                     setting.samples,
@@ -279,7 +308,7 @@ class NCSC(Clusterer):
                     min_steps=50,
                 )
             )
-        if setting.encoder.trainable or any(True for _ in setting.layer.parameters()):
+        if learned and self.recipe == "paper":
             stages.append(
                 SubspaceStage(
                     setting,
@@ -295,25 +324,40 @@ class NCSC(Clusterer):
         stages.append(
             ClassifierStage(
                 setting,
-                head,
+                candidates,
                 name="classifier",
                 epochs=epochs["classifier"],
                 rate=rates["classifier"],
                 starts=several,
+                chosen=head,
             )
         )
-        stages.append(
-            CollaborationStage(
-                setting,
-                head,
-                epochs=epochs["collaboration"],
-                rate_encoder=rates["encoder"],
-                rate_head=rates["collaboration"],
-                rate_c=rates["self_expression"],
-                tolerance=self.tolerance,
+        if trainable or self.recipe == "paper":
+            stages.append(
+                CollaborationStage(
+                    setting,
+                    head,
+                    epochs=epochs["collaboration"],
+                    rate_encoder=rates["encoder"],
+                    rate_head=rates["collaboration"],
+                    rate_c=rates["self_expression"],
+                    tolerance=self.tolerance,
+                )
             )
-        )
         return stages
+
+    def _auto(self, name: str) -> Any:
+        """Value of a parameter, or the recipe's where it is "auto"."""
+        value = getattr(self, name)
+        return AUTO[self.recipe][name] if isinstance(value, str) and value == "auto" else value
+
+    def _encoder(self, samples: Samples, seed: int) -> Encoder:
+        name, options = self.encoder, self.encoder_options or {}
+        if name == "auto" and self.recipe == "global" and samples.kind == "image":
+            name = "scattering" if min(samples.shape[1:]) >= MIN_SIDE else "identity"
+        if name == "scattering":
+            return make_scattering(samples.shape, samples.n, **options)
+        return make_encoder(name, samples.shape, self.n_clusters, generator(seed, 1), **options)
 
     def predict_proba(self, X) -> np.ndarray:
         """Softmax scores of the samples of X, float32 of shape (n, k)."""
@@ -332,7 +376,7 @@ class NCSC(Clusterer):
         with torch.no_grad():
             z = self.encoder_.encode(x)
             Z = nn.functional.normalize(z - self.center_, dim=1)
-            A_s = subspace_affinity(ClosedFormSelfExpression(self.gamma).coefficients(Z))
+            A_s = subspace_affinity(ClosedFormSelfExpression(self.gamma_).coefficients(Z))
             A_c = classifier_affinity(normalise_scores(self.head_(z)[0].softmax(dim=-1)))
         return A_s.cpu().numpy(), A_c.cpu().numpy()
 
@@ -340,9 +384,7 @@ class NCSC(Clusterer):
         """Expected peak memory of ``fit`` on X in bytes, by part; nothing is trained."""
         self._validate_parameters()
         samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
-        encoder = make_encoder(
-            self.encoder, samples.shape, self.n_clusters, generator(0), **(self.encoder_options or {})
-        )
+        encoder = self._encoder(samples, 0)
         parts = self._memory_parts(samples.n, encoder.n_codes)
         return {"memory_bytes": sum(parts.values()), "parts": parts, "n_codes": encoder.n_codes}
 
@@ -381,12 +423,13 @@ class NCSC(Clusterer):
         modules: dict[str, Encoder | Heads] = {"encoder": self.encoder_, "head": self.head_}
         tensors = {f"{m}.{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
         tensors["center"] = self.center_
-        return tensors, {m: module.config() for m, module in modules.items()}
+        return tensors, {m: module.config() for m, module in modules.items()} | {"gamma": self.gamma_}
 
     def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         device = self._device
         self.center_ = tensors.pop("center").to(device)
-        self.encoder_ = build_encoder(**extra["encoder"])
+        self.gamma_ = extra["gamma"]
+        self.encoder_ = restore_encoder(**extra["encoder"])
         self.head_ = build_heads(**extra["head"])
         for name, module in {"encoder": self.encoder_, "head": self.head_}.items():
             prefix = name + "."
@@ -408,26 +451,22 @@ class NCSC(Clusterer):
         return list(torch.randperm(n, generator=generator(seed, 2)).tensor_split(count))
 
     def _layer(self, fixed: list[Tensor] | None) -> SelfExpression:
+        gamma = self._auto("gamma") or AUTO["paper"]["gamma"]  # where it is chosen, the choice comes later
         if fixed is None:
-            return ClosedFormSelfExpression(self.gamma)
-        return LearnedSelfExpression([len(batch) for batch in fixed], self.gamma)
-
-    def _checkpoint(self, samples: Samples, seed: int) -> Checkpoint | None:
-        if self.checkpoint_dir is None:
-            return None
-        ignored = ("random_state", "device", "verbose", "checkpoint_dir", "resume")
-        fingerprint = {k: v for k, v in self.get_params(deep=False).items() if k not in ignored}
-        some = np.unique(np.linspace(0, samples.n - 1, 100).astype(int))
-        data = zlib.crc32(samples.batch(some).numpy().tobytes())  # a hundred samples tell one data set from another
-        fingerprint |= {"seed": seed, "n_samples": samples.n, "shape": samples.shape, "data": data}
-        return Checkpoint(self.checkpoint_dir, fingerprint, self.resume)
+            return ClosedFormSelfExpression(gamma)
+        return LearnedSelfExpression([len(batch) for batch in fixed], gamma)
 
     def _validate_parameters(self) -> None:
-        check_choice("recipe", self.recipe, ("paper",))
+        check_choice("recipe", self.recipe, tuple(AUTO))
         check_choice("self_expression", self.self_expression, ("closed-form", "parameter"))
         check_choice("batches", self.batches, ("local", "random"))
         check_choice("affinity", self.affinity, ("confidence", "cosine"))
-        check_number("gamma", self.gamma, 1e-12)
+        if self.self_expression == "parameter" and self.recipe == "global":
+            raise InvalidInputError("self_expression='parameter' needs fixed batches: choose recipe='paper'.")
+        if self.gamma != "auto":
+            check_number("gamma", self.gamma, 1e-12)
+        if self.n_neighbors != "auto":
+            check_integer("n_neighbors", self.n_neighbors, 1)
         check_number("l", self.l, 0.0, 1.0)
         check_number("overcluster", self.overcluster, 1.0)
         check_number("lambda_cl", self.lambda_cl, 0.0)
@@ -435,7 +474,7 @@ class NCSC(Clusterer):
         for name in ("batch_size", "n_starts", "walk"):
             check_integer(name, getattr(self, name), 1)
         for name, high in (("u", 1.0), ("balance", math.inf)):
-            for value in check_pair(getattr(self, name), name):
+            for value in check_pair(self._auto(name), name):
                 check_number(name, value, 0.0, high)
         check_overrides("epochs", self.epochs, EPOCHS, whole=True)
         if (self.epochs or {}).get("classifier") == 0:

@@ -1,0 +1,64 @@
+"""``recipe="global"``: the teacher of the classifiers is the self-expression of all samples by all others.
+
+The stages are those of Algorithm 1 (:mod:`subspan.methods._ncsc_stages`); only where positive pairs come from differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from subspan._random import generator
+from subspan.methods._ncsc_stages import Setting
+from subspan.multiscale import MultiScaleScattering
+from subspan.neighbours import GlobalSelfExpression, Neighbours, choose_gamma
+from subspan.pairs import Pairs
+from subspan.pretraining import encode_fitted
+from subspan.scattering import ScatteringEncoder
+
+NEIGHBOURS = (3, 10)  # fewest and most per sample
+
+
+@dataclass
+class GlobalSetting(Setting):
+    """What the stages share, with positive pairs from the whole data set.
+
+    ``gamma=None`` is chosen by :func:`subspan.neighbours.choose_gamma`; the agreement of each candidate is kept in
+    ``agreement``.
+    """
+
+    n_neighbors: int = NEIGHBOURS[1]
+    gamma: float | None = None
+    agreement: dict[float, float] = field(default_factory=dict)
+    neighbours: Neighbours | None = None
+    searched: Tensor | None = None  # the codes whose neighbours these are
+
+    def encode_all(self) -> None:
+        if isinstance(self.encoder, ScatteringEncoder | MultiScaleScattering) and not len(self.codes):
+            self.codes = encode_fitted(self.samples, self.encoder, self.device)
+            self.center = self.codes.mean(dim=0)
+        else:
+            super().encode_all()
+
+    def positives(self, u: float, gen: torch.Generator) -> Pairs:
+        if self.searched is not self.codes:
+            self.search()
+        return cast(Neighbours, self.neighbours).pairs(u)
+
+    def search(self) -> None:
+        """Find the neighbours of all samples for the present codes, and gamma if it is still open."""
+        Z, gen = self.normalise(self.codes), generator(0)
+        if self.gamma is None:
+            self.gamma, self.agreement = choose_gamma(Z, self.n_neighbors, gen)
+        self.layer.gamma = self.gamma
+        self.neighbours = GlobalSelfExpression(self.gamma).fit(Z).neighbours(Z, self.n_neighbors, gen=gen)
+        self.searched = self.codes
+
+
+def count_neighbours(n: int, n_clusters: int) -> int:
+    """Neighbours per sample: a quarter of an average cluster, from 3 to 10."""
+    low, high = NEIGHBOURS
+    return min(max(n // (4 * n_clusters), low), high)

@@ -1,0 +1,115 @@
+"""Wavelet scattering at two scales (layer 1): a coarse one that forgives shifts and a finer one that keeps places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from subspan.encoders import Encoder
+from subspan.principal import StreamingPCA
+from subspan.scattering import BATCH, N_COMPONENTS, ScatteringEncoder, make_scattering_encoder, scattering_scale
+
+
+class MultiScaleScattering(Encoder):
+    """Codes of :class:`~subspan.scattering.ScatteringEncoder` at scales J - 1 and J, joined by principal components.
+
+    Both codes count the same: each is divided by the root of its variance. Where J = 1 there is one scale.
+
+    Parameters
+    ----------
+    input_shape : (c, h, w)
+    n_components : int
+        Code length, also of both scales.
+    L : int
+        Number of angles.
+    generator : ignored
+    """
+
+    name = "multiscale-scattering"
+    options = ("n_components", "L")
+    trainable = False
+    join: Tensor
+    offset: Tensor
+    n_seen: Tensor
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        n_components: int = N_COMPONENTS,
+        L: int = 8,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(input_shape, (n_components,))
+        J = scattering_scale(*self.input_shape[1:])
+        self.L = L
+        self.scales = nn.ModuleList(ScatteringEncoder(input_shape, n_components, j, L) for j in (J - 1, J) if j > 0)
+        self.n_coefficients = sum(scale.n_coefficients for scale in self._scales)
+        self.register_buffer("join", torch.zeros(n_components * len(self.scales), n_components))
+        self.register_buffer("offset", torch.zeros(n_components))
+        self.register_buffer("n_seen", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def _scales(self) -> list[ScatteringEncoder]:
+        return cast("list[ScatteringEncoder]", list(self.scales))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, n_components), float32; raises NotFittedError before ``fit_encode``."""
+        return torch.cat([scale.encode(x) for scale in self._scales], dim=1) @ self.join + self.offset
+
+    def decode(self, z: Tensor) -> Tensor:
+        raise NotImplementedError("Scattering codes cannot be decoded: choose an auto-encoder to reconstruct images.")
+
+    def fit_encode(self, batches: Iterable[Tensor]) -> Tensor:
+        """Find all components in one pass over ``batches`` of (b, c, h, w), and return the codes (n, n_components).
+
+        Holds the coefficients of all images meanwhile, 4 n n_coefficients bytes.
+
+        Raises
+        ------
+        InvalidInputError
+            Fewer than two images, or images of another shape.
+        """
+        kept: list[list[Tensor]] = [[] for _ in self.scales]
+        for batch in batches:
+            for part in batch.split(BATCH):
+                for scale, blocks in zip(self._scales, kept, strict=True):
+                    blocks.append(scale.coefficients(part))
+        codes = torch.cat(
+            [scale.fit_encode_coefficients(blocks) for scale, blocks in zip(self._scales, kept, strict=True)], dim=1
+        )
+        pca = StreamingPCA(codes.shape[1], len(self.scales), self.n_codes)
+        pca.add(codes.cpu().numpy())
+        pca.flush()
+        _, directions = pca.components(self.n_codes)
+        join = directions * pca.scale()[:, None]
+        self.join.copy_(torch.as_tensor(join))
+        self.offset.copy_(torch.as_tensor(-pca.mean @ join))
+        self.n_seen.copy_(torch.as_tensor(pca.n))
+        return codes @ self.join + self.offset
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"n_components": self.n_codes, "L": self.L}
+
+
+def make_scattering(
+    input_shape: Sequence[int], n_samples: int, *, n_components: int | None = None, J: int | None = None, L: int = 8
+) -> MultiScaleScattering | ScatteringEncoder:
+    """Encoder for n_samples images: at two scales, or at the scale J where it is given.
+
+    The code length is 150, or less where there are fewer than 300 images (one component per two).
+
+    Raises
+    ------
+    InvalidInputError
+        Vectors, images below 8 x 8, or sizes that do not fit.
+    """
+    single = make_scattering_encoder(input_shape, n_samples, n_components=n_components, J=J, L=L)
+    if J is not None:
+        return single
+    coarse = scattering_scale(*input_shape[1:])
+    fewest = min(ScatteringEncoder(input_shape, 1, j, L).n_coefficients for j in (coarse - 1, coarse) if j > 0)
+    return MultiScaleScattering(input_shape, min(single.n_codes, fewest), L)

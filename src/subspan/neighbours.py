@@ -1,0 +1,283 @@
+"""Self-expression over a whole data set without an n x n matrix (layer 1).
+
+For codes ``z_i`` (rows of Z) let ``S = Z^T Z``, ``M = (S + rho I)^-1`` and ``h_i = z_i^T M z_i``. The minimiser of
+Eq. 9 over C with zero diagonal is ``c_ij = z_i^T M z_j / (1 - h_i)`` (Lu et al. 2012; Steck 2019), so its symmetrised
+affinity
+
+    a_ij = |z_i^T M z_j| (1 / (1 - h_i) + 1 / (1 - h_j)) / 2
+
+needs the d x d matrix S only, a sum over samples. With ``M = L L^T`` the largest entries of a row are found by a search
+for the largest inner products of the whitened codes ``w_i = L^T z_i``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from subspan._random import generator
+from subspan._validation import iter_slices
+from subspan.errors import InvalidInputError, SelfExpressionError
+from subspan.pairs import Pairs
+
+EXACT = 100_000  # samples up to which all inner products are computed
+RECALL = 0.98  # of the approximate search, measured on a sample of queries
+SAMPLE = 1000  # queries of that measurement, and of the one for negative products
+BLOCK = 10_000
+GAMMAS = (0.1, 1.0, 10.0, 100.0)
+GAMMA_SAMPLES = 10_000  # samples on which gamma is chosen
+_MIN_SLACK = 1e-9  # 1 - h below this is rounding noise
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The m largest affinities of every sample.
+
+    Attributes
+    ----------
+    index : Tensor of shape (n, m), int64
+        Samples j in the order of falling affinity; never the sample itself.
+    affinity : Tensor of shape (n, m)
+        ``a_ij``.
+    recall : float
+        Share of the true neighbours that the search found, measured on a sample; 1 for the exact search.
+    """
+
+    index: Tensor
+    affinity: Tensor
+    recall: float = 1.0
+
+    def pairs(self, u: float = 0.0) -> Pairs:
+        """Positive pairs: rows divided by their maximum (Eq. 4) and cut at ``A_s > u`` (Eq. 6)."""
+        A_s = self.affinity / self.affinity[:, :1].clamp_min(torch.finfo(self.affinity.dtype).tiny)
+        row, column = (A_s > u).nonzero(as_tuple=True)
+        return Pairs.from_entries(row, self.index[row, column], A_s[row, column], len(self.index))
+
+
+class GlobalSelfExpression:
+    """Zero-diagonal ridge self-expression of all samples by all others.
+
+    Parameters
+    ----------
+    gamma : float, above 0
+        Ridge weight relative to the mean eigenvalue of S: ``rho = gamma trace(S) / d``.
+
+    Attributes
+    ----------
+    S : Tensor of shape (d, d), float64
+    n_seen : int
+    rho : float
+    root : Tensor of shape (d, d), float64
+        Lower triangular L with ``L L^T = M``.
+    """
+
+    def __init__(self, gamma: float):
+        if not (math.isfinite(gamma) and gamma > 0):
+            raise InvalidInputError(f"gamma is {gamma!r}; give a number above 0.")
+        self.gamma = gamma
+
+    def fit(self, Z: Tensor | Iterable[Tensor]) -> GlobalSelfExpression:
+        """Sum S over the codes, given whole (n, d) or in batches (b, d), in one pass and in float64.
+
+        Raises
+        ------
+        InvalidInputError
+            No codes, or batches of different width.
+        SelfExpressionError
+            The codes are not finite, or all zero.
+        """
+        S, n = None, 0
+        for batch in Z.split(BLOCK) if isinstance(Z, Tensor) else Z:
+            part = batch.double()
+            if part.ndim != 2 or (S is not None and len(S) != part.shape[1]):
+                raise InvalidInputError(f"A batch of codes is {tuple(batch.shape)}; give (b, d) with one d.")
+            S = part.T @ part if S is None else S.addmm_(part.T, part)
+            n += len(part)
+        if S is None or n == 0:
+            raise InvalidInputError("There are no codes: give at least one batch.")
+        self.S, self.n_seen = S, n
+        self.rho = float(self.gamma * S.trace() / len(S))
+        if not (math.isfinite(self.rho) and self.rho > 0):
+            raise SelfExpressionError(
+                f"The codes have trace(Z^T Z) = {float(S.trace())}: give finite codes, not all zero."
+            )
+        system = S + self.rho * torch.eye(len(S), dtype=S.dtype, device=S.device)
+        upper = torch.linalg.cholesky(system, upper=True)  # system = U^T U, so M = U^-1 U^-T and L = U^-1
+        self.root = torch.linalg.solve_triangular(upper, torch.eye(len(S), dtype=S.dtype, device=S.device), upper=True)
+        return self
+
+    def whiten(self, Z: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitened codes (n, d), and ``1 / (1 - h)`` (n,), in the dtype of Z (n, d), block by block."""
+        W, slack = torch.empty_like(Z), Z.new_empty(len(Z))
+        for rows in iter_slices(len(Z), BLOCK):
+            w = Z[rows].double() @ self.root
+            W[rows] = w.to(Z.dtype)
+            slack[rows] = (1 / (1 - w.square().sum(dim=1)).clamp_min(_MIN_SLACK)).to(Z.dtype)
+        return W, slack
+
+    def affinity(self, Z_i: Tensor, Z_j: Tensor) -> Tensor:
+        """``a_ij`` (a, b) between codes Z_i (a, d) and Z_j (b, d) of samples that ``fit`` saw, no sample twice."""
+        (W_i, slack_i), (W_j, slack_j) = self.whiten(Z_i), self.whiten(Z_j)
+        return (W_i @ W_j.T).abs() * (slack_i[:, None] + slack_j) / 2
+
+    def neighbours(self, Z: Tensor, m: int, method: str = "auto", gen: torch.Generator | None = None) -> Neighbours:
+        """The m largest affinities of each of the n samples.
+
+        Products are searched for with FAISS (on CUDA with torch) and the 2 m best are ranked by the exact ``a_ij``.
+        Large negative products count as much as positive ones; they are searched for if any of them is among the m
+        best of a sample of queries.
+
+        Parameters
+        ----------
+        Z : Tensor of shape (n, d)
+            The codes that ``fit`` saw.
+        m : int
+            At most n - 1 are returned.
+        method : {"auto", "exact", "ivf"}
+            "auto" is exact up to 100,000 samples, then an inverted file whose recall is measured and reported.
+        gen : torch.Generator, optional
+            Draws the queries of the measurements.
+
+        Raises
+        ------
+        InvalidInputError
+            Unknown method, or m below 1.
+        """
+        n = len(Z)
+        if m < 1 or method not in ("auto", "exact", "ivf"):
+            raise InvalidInputError(f"m={m}, method={method!r}; give m >= 1 and 'auto', 'exact' or 'ivf'.")
+        W, slack = self.whiten(Z)
+        m, wide = min(m, n - 1), min(2 * m, n - 1) + 1  # one more for the sample itself
+        if W.is_cuda:
+            return _rank(torch_products(W, wide), slack, m, 1.0)
+        some = torch.randperm(n, generator=gen or generator(0))[:SAMPLE]
+        truth = both_signs(W, some, m + 1)
+        exact = method == "exact" or (method == "auto" and n <= EXACT)
+        search = _exact_search(W) if exact else _inverted_file(W, some, m + 1)
+        found = search(W, wide)
+        if bool((truth[1] < 0).any()):
+            found = _merge(found, search(W, wide, -1.0))
+        result = _rank(found, slack, m, 1.0)
+        return Neighbours(result.index, result.affinity, 1.0 if exact else _recall(found[0][some], truth[0]))
+
+
+def both_signs(W: Tensor, queries: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """Exact search for the largest ``|w_i . w_j|`` of some queries (q,): index (q, m) and products (q, m)."""
+    search, rows = _exact_search(W), W[queries]
+    index, product = _merge(search(rows, m), search(rows, m, -1.0))
+    order = product.abs().topk(m, dim=1).indices
+    return index.gather(1, order), product.gather(1, order)
+
+
+def torch_products(W: Tensor, m: int, block: int = 2048) -> tuple[Tensor, Tensor]:
+    """Exact search for the m largest ``|w_i . w_j|`` with dense blocks of products, for CUDA."""
+    index, product = [], []
+    for rows in W.split(block):
+        P = rows @ W.T
+        best = P.abs().topk(m, dim=1).indices
+        index.append(best)
+        product.append(P.gather(1, best))
+    return torch.cat(index), torch.cat(product)
+
+
+def choose_gamma(Z: Tensor, m: int, gen: torch.Generator, gammas: Iterable[float] = GAMMAS) -> tuple[float, dict]:
+    """The gamma whose neighbourhoods agree most, and the agreement at each.
+
+    Of the graph of m neighbours: the share of edges that are mutual, times the share of two-step walks that close. A
+    wrong gamma blurs neighbourhoods, and both fall. At most 10,000 samples are looked at.
+
+    Parameters
+    ----------
+    Z : Tensor of shape (n, d)
+    m : int
+    gen : torch.Generator
+        Draws the samples.
+    gammas : iterable of float
+    """
+    some = torch.randperm(len(Z), generator=gen)[:GAMMA_SAMPLES].to(Z.device)
+    Z = Z[some]
+    agreement = {g: graph_agreement(GlobalSelfExpression(g).fit(Z).neighbours(Z, m, gen=gen).index) for g in gammas}
+    return max(agreement, key=lambda g: agreement[g]), agreement
+
+
+def graph_agreement(index: Tensor) -> float:
+    """Share of mutual edges times share of closed two-step walks, of the graph i > index[i, :], (n, m)."""
+    n, m = index.shape
+    ones = np.ones(n * m, dtype=np.float32)
+    A = scipy.sparse.csr_matrix((ones, index.cpu().numpy().ravel(), np.arange(0, n * m + 1, m)), shape=(n, n))
+    mutual = A.multiply(A.T).sum() / A.nnz
+    closed = (A @ A).multiply(A).sum() / (A.nnz * m)
+    return float(mutual * closed)
+
+
+Search = Callable[..., tuple[Tensor, Tensor]]  # (queries, m, sign) -> index and products of sign * w_i . w_j, falling
+
+
+def _exact_search(W: Tensor) -> Search:
+    base = W.numpy()
+
+    def search(queries: Tensor, m: int, sign: float = 1.0) -> tuple[Tensor, Tensor]:
+        product, index = faiss.knn((sign * queries).numpy(), base, m, metric=faiss.METRIC_INNER_PRODUCT)
+        return torch.from_numpy(index), sign * torch.from_numpy(product)
+
+    return search
+
+
+def _inverted_file(W: Tensor, some: Tensor, m: int) -> Search:
+    """Search in an inverted file; as many lists are probed as the recall on the queries ``some`` asks for."""
+    n, d = W.shape
+    lists = max(1, int(2 * math.sqrt(n)))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(d), d, lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.niter, index.cp.max_points_per_centroid, index.cp.min_points_per_centroid = 8, 64, 1
+    index.train(W.numpy())
+    for rows in iter_slices(n, BLOCK):
+        index.add(W[rows].numpy())
+    queries = W[some[:200]].numpy()
+    _, truth = faiss.knn(queries, W.numpy(), m, metric=faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = 4
+    while index.nprobe < lists:
+        index.nprobe = min(2 * index.nprobe, lists)
+        if _recall(torch.from_numpy(index.search(queries, m)[1]), torch.from_numpy(truth)) >= RECALL:
+            break
+
+    def search(queries: Tensor, m: int, sign: float = 1.0) -> tuple[Tensor, Tensor]:
+        found = [index.search((sign * part).numpy(), m) for part in queries.split(BLOCK)]
+        product, numbers = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return torch.from_numpy(numbers), sign * torch.from_numpy(product)
+
+    return search
+
+
+def _recall(found: Tensor, truth: Tensor) -> float:
+    return float((truth[:, :, None] == found[:, None, :]).any(dim=2).float().mean())
+
+
+def _merge(positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Both result lists side by side; a sample that is in both keeps its product in one of them only."""
+    index, product = (torch.cat(parts, dim=1) for parts in zip(positive, negative, strict=True))
+    half = positive[0].shape[1]
+    product[:, half:][product[:, half:] >= 0] = 0.0  # a negated search that found positive products
+    product[:, :half][product[:, :half] < 0] = 0.0
+    return index, product
+
+
+def _rank(found: tuple[Tensor, Tensor], slack: Tensor, m: int, recall: float) -> Neighbours:
+    """The m largest ``a_ij`` of the candidates, the sample itself left out. Missing candidates have index -1."""
+    index, product = found
+    out = torch.empty(len(index), m, dtype=torch.int64, device=index.device), product.new_empty(len(index), m)
+    for rows in iter_slices(len(index), BLOCK):
+        j = index[rows]
+        a = product[rows].abs() * (slack[rows, None] + slack[j.clamp_min(0)]) / 2
+        own = torch.arange(rows.start, rows.start + len(j), device=j.device)[:, None]
+        a[(j == own) | (j < 0)] = 0.0
+        a, order = a.topk(m, dim=1)
+        j = j.gather(1, order)
+        out[0][rows], out[1][rows] = torch.where((j < 0) | (j == own), (own + 1) % len(index), j), a
+    return Neighbours(out[0], out[1], recall)

@@ -1,0 +1,139 @@
+"""The recipe "global" of NCSC."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.methods.ncsc_cases import digits, planted
+
+from subspan import NCSC, evaluate, load
+from subspan.encoders import make_encoder
+from subspan.errors import InvalidInputError
+from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
+from subspan.multiscale import MultiScaleScattering
+from subspan.self_expression import ClosedFormSelfExpression
+
+FAST = {"epochs": {"starts": 2, "classifier": 2}, "n_starts": 2, "head_width": 32, "random_state": 0}
+
+
+def test_solves_planted_subspaces_that_k_means_cannot():
+    X, y = planted(k=4, n=400, dim=3)
+    model = NCSC(4, **FAST).fit(X)
+    assert evaluate(y, model.labels_)["acc"] > 0.97
+    assert np.array_equal(model.predict(X), model.labels_)
+    assert model.gamma_ in (0.1, 1.0, 10.0, 100.0)
+
+
+def test_images_get_scattering_codes_and_vectors_stay_as_they_are():
+    X = digits(120)
+    images = NCSC(10, **FAST).fit(X)
+    assert isinstance(images.encoder_, MultiScaleScattering)
+    assert images.transform(X).shape == (120, 60)
+    vectors = NCSC(10, **FAST).fit(X.reshape(120, -1))
+    assert vectors.encoder_.name == "identity"
+    tiny = NCSC(2, **FAST).fit(np.random.default_rng(0).integers(0, 9, (30, 4, 4), dtype=np.uint8))
+    assert tiny.encoder_.name == "identity"
+
+
+def test_saved_model_predicts_the_same(tmp_path):
+    X = digits(120)
+    model = NCSC(10, **FAST).fit(X)
+    model.save(tmp_path)
+    again = load(tmp_path)
+    assert np.array_equal(again.predict(X), model.predict(X))
+    assert np.array_equal(again.transform(X), model.transform(X))
+    assert again.gamma_ == model.gamma_
+    for one, other in zip(again.affinities(X, range(20)), model.affinities(X, range(20)), strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("encoder", ["scattering", "conv"])
+def test_resumed_run_ends_as_the_unbroken_one(tmp_path, encoder, monkeypatch):
+    """The process dies at the beginning of the last epoch of the classifiers."""
+    from subspan.methods import _ncsc_stages
+
+    X, options = (
+        digits(150),
+        FAST | {"encoder": encoder, "epochs": FAST["epochs"] | {"autoencoder": 1, "collaboration": 1}},
+    )
+    whole = NCSC(10, **options).fit(X)
+    plain = _ncsc_stages.ClassifierStage.batches
+
+    def dying(self, *args):
+        if self.name == "classifier" and self.epoch == 1:
+            raise RuntimeError("killed")
+        return plain(self, *args)
+
+    monkeypatch.setattr(_ncsc_stages.ClassifierStage, "batches", dying)
+    with pytest.raises(RuntimeError, match="killed"):
+        NCSC(10, **options, checkpoint_dir=tmp_path).fit(X)
+    monkeypatch.undo()
+    resumed = NCSC(10, **options, checkpoint_dir=tmp_path, resume=True).fit(X)
+    assert np.array_equal(resumed.labels_, whole.labels_)
+    for (name, a), b in zip(whole.head_.state_dict().items(), resumed.head_.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_trained_codes_are_refined_and_fixed_ones_are_not():
+    X = digits(120)
+    epochs = FAST["epochs"] | {"autoencoder": 1, "collaboration": 1}
+    phases = [record["phase"] for record in NCSC(10, **(FAST | {"epochs": epochs}), encoder="conv").fit(X).history_]
+    assert set(phases) == {"autoencoder", "starts", "classifier", "collaboration"}
+    phases = [record["phase"] for record in NCSC(10, **(FAST | {"epochs": epochs})).fit(X).history_]
+    assert set(phases) == {"starts", "classifier"}
+
+
+def test_neighbours_are_searched_once_for_resting_codes(monkeypatch):
+    calls = []
+    plain = GlobalSetting.search
+    monkeypatch.setattr(GlobalSetting, "search", lambda self: (calls.append(1), plain(self)))
+    NCSC(4, **FAST).fit(planted(k=4, n=200)[0])
+    assert len(calls) == 1
+
+
+def test_gamma_that_is_given_is_kept():
+    X, _ = planted(k=3, n=120)
+    assert NCSC(3, gamma=3.0, **FAST).fit(X).gamma_ == 3.0
+
+
+def test_neighbours_follow_the_size_of_clusters():
+    assert [count_neighbours(n, k) for n, k in ((70_000, 10), (400, 40), (1440, 20), (960, 40), (2, 2))] == [
+        10,
+        3,
+        10,
+        6,
+        3,
+    ]
+
+
+def test_learned_coefficients_need_the_paper_recipe():
+    with pytest.raises(InvalidInputError, match="recipe='paper'"):
+        NCSC(3, self_expression="parameter").fit(np.ones((30, 4)))
+
+
+@pytest.mark.parametrize("name", ["gamma", "n_neighbors", "u", "balance"])
+def test_automatic_values_are_a_word_or_numbers(name):
+    with pytest.raises(InvalidInputError, match=name):
+        NCSC(3, **{name: "much"}).fit(np.random.default_rng(0).normal(size=(30, 4)))
+
+
+def test_positives_come_from_all_samples():
+    """With as many neighbours as samples the pairs are the dense A_s of the codes."""
+    from subspan._validation import check_samples
+    from subspan.affinity import subspace_affinity
+
+    X, _ = planted(k=3, n=30, p=12)
+    samples = check_samples(X)
+    encoder = make_encoder("identity", samples.shape, 3, torch.Generator())
+    setting = GlobalSetting(
+        samples, encoder, ClosedFormSelfExpression(2.0), torch.device("cpu"), 3, 10, True, (0.0, 0.0), 0.1, 1, False,
+        (1.0, 1.0), None, 1.0, n_neighbors=29, gamma=2.0,
+    )  # fmt: skip
+    setting.encode_all()
+    pairs = setting.positives(0.3, torch.Generator())
+    Z = setting.normalise(setting.codes).double()
+    dense = subspace_affinity(ClosedFormSelfExpression(2.0).coefficients(Z)).fill_diagonal_(0.0)
+    found = torch.zeros(30, 30, dtype=torch.float64)
+    found[pairs.rows(), pairs.partners] = pairs.weights.double()
+    torch.testing.assert_close(found, torch.where(dense > 0.3, dense, 0.0), rtol=1e-3, atol=1e-4)

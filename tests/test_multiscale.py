@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+
+from subspan.errors import InvalidInputError
+from subspan.multiscale import MultiScaleScattering, make_scattering
+from subspan.pretraining import restore_encoder
+from subspan.scattering import ScatteringEncoder
+
+
+def images(n=40, side=16, seed=0, channels=1):
+    return torch.rand(n, channels, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def test_codes_are_the_components_of_both_scales_at_equal_weight():
+    x = images()
+    encoder = MultiScaleScattering((1, 16, 16), 12)
+    codes = encoder.fit_encode(x.split(7))
+    parts = []
+    for J in (1, 2):
+        z = ScatteringEncoder((1, 16, 16), 12, J).fit_encode(iter([x])).double()
+        parts.append(z / z.square().sum(1).mean().sqrt())
+    both = torch.cat(parts, dim=1)
+    U, S, _ = torch.linalg.svd(both - both.mean(0), full_matrices=False)
+    expected = (U * S)[:, :12]
+    sign = torch.sign((expected * codes).sum(0))
+    torch.testing.assert_close(codes.double(), expected * sign, rtol=1e-3, atol=1e-4)
+
+
+def test_encode_repeats_fit_encode_and_survives_saving():
+    x = images(channels=2)
+    encoder = MultiScaleScattering((2, 16, 16), 8)
+    codes = encoder.fit_encode(x.split(16))
+    torch.testing.assert_close(encoder.encode(x), codes, rtol=1e-4, atol=1e-5)
+    copy = restore_encoder(**encoder.config())
+    copy.load_state_dict(encoder.state_dict())
+    assert torch.equal(copy.encode(x), encoder.encode(x))
+
+
+def test_one_scale_where_the_image_is_small_or_a_scale_is_asked_for():
+    assert len(MultiScaleScattering((1, 8, 8), 4).scales) == 1
+    assert isinstance(make_scattering((1, 28, 28), 1000, J=3), ScatteringEncoder)
+    assert make_scattering((1, 28, 28), 1000).n_codes == 150
+    assert make_scattering((1, 28, 28), 40).n_codes == 20
+    assert [scale.scattering.J for scale in make_scattering((1, 28, 28), 1000).scales] == [2, 3]
+
+
+def test_errors():
+    with pytest.raises(InvalidInputError, match="needs images"):
+        make_scattering((30,), 100)
+    with pytest.raises(NotFittedError):
+        MultiScaleScattering((1, 16, 16), 4).encode(images(2))
+    with pytest.raises(NotImplementedError, match="auto-encoder"):
+        MultiScaleScattering((1, 16, 16), 4).decode(torch.zeros(1, 4))

@@ -1,0 +1,147 @@
+"""Self-expression of all samples, against the dense formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from subspan.affinity import subspace_affinity
+from subspan.errors import InvalidInputError, SelfExpressionError
+from subspan.neighbours import GAMMAS, GlobalSelfExpression, both_signs, choose_gamma, graph_agreement, torch_products
+from subspan.self_expression import closed_form_coefficients, ridge_weight
+
+
+def codes(n=60, d=8, seed=0, signed=True):
+    gen = torch.Generator().manual_seed(seed)
+    Z = torch.randn(n, d, generator=gen, dtype=torch.float64)
+    return torch.nn.functional.normalize(Z if signed else Z.abs(), dim=1)
+
+
+def dense_affinity(Z, gamma):
+    C = closed_form_coefficients(Z, ridge_weight(Z, gamma)).abs()
+    return (C + C.T) / 2
+
+
+@pytest.mark.parametrize("gamma", [0.1, 10.0])
+@pytest.mark.parametrize(("n", "d"), [(60, 8), (6, 20)])
+def test_affinity_is_that_of_the_dense_closed_form(gamma, n, d):
+    Z = codes(n, d)
+    found = GlobalSelfExpression(gamma).fit(Z).affinity(Z, Z).fill_diagonal_(0.0)
+    torch.testing.assert_close(found, dense_affinity(Z, gamma), rtol=1e-8, atol=1e-10)
+
+
+def test_gram_matrix_is_the_same_in_batches():
+    Z = codes()
+    whole, parts = GlobalSelfExpression(1.0).fit(Z), GlobalSelfExpression(1.0).fit(iter(Z.split(7)))
+    torch.testing.assert_close(whole.S, parts.S)
+    assert whole.n_seen == parts.n_seen == 60
+    assert whole.rho == pytest.approx(float(ridge_weight(Z, 1.0)))
+
+
+@pytest.mark.parametrize("method", ["exact", "ivf", "auto"])
+@pytest.mark.parametrize("signed", [True, False])
+def test_neighbours_are_the_largest_affinities(method, signed):
+    """Negative products count like positive ones; an inverted file may miss a few, but what it finds is exact."""
+    Z = codes(signed=signed).float()
+    dense, found = dense_affinity(Z.double(), 1.0), GlobalSelfExpression(1.0).fit(Z).neighbours(Z, 5, method)
+    best = dense.topk(5, dim=1)
+    if method != "ivf":
+        torch.testing.assert_close(found.affinity.double(), best.values, rtol=1e-4, atol=1e-6)
+    same = (found.index[:, :, None] == best.indices[:, None]).any(2).float().mean()
+    assert same > (0.99 if method != "ivf" else 0.95)
+    assert found.recall > 0.95
+    torch.testing.assert_close(found.affinity.double(), dense.gather(1, found.index), rtol=1e-4, atol=1e-6)
+
+
+def test_negative_products_are_found():
+    """Two opposite bundles of vectors: half of everybody's neighbours point the other way."""
+    gen = torch.Generator().manual_seed(0)
+    sign = torch.where(torch.arange(40) % 2 == 0, 1.0, -1.0)[:, None]
+    Z = torch.nn.functional.normalize(sign * (torch.ones(40, 6) + 0.3 * torch.randn(40, 6, generator=gen)), dim=1)
+    _, product = both_signs(Z, torch.arange(40), 20)
+    assert (product < 0).any(1).all()
+    found = GlobalSelfExpression(10.0).fit(Z).neighbours(Z, 15)
+    assert ((found.index % 2) != (torch.arange(40) % 2)[:, None]).float().mean() > 0.3
+    dense = torch.sort((Z @ Z.T).abs(), dim=1, descending=True).values[:, :20]
+    torch.testing.assert_close(product.abs(), dense, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_of_products_equal_the_search():
+    """What CUDA uses, run on the CPU."""
+    W = codes().float()
+    index, product = torch_products(W, 7, block=13)
+    expected = both_signs(W, torch.arange(60), 7)
+    assert torch.equal(index, expected[0])
+    torch.testing.assert_close(product, expected[1])
+
+
+def test_pairs_are_the_entries_of_A_s_above_u():
+    Z = codes(30).float()
+    dense = subspace_affinity(closed_form_coefficients(Z.double(), ridge_weight(Z.double(), 1.0))).fill_diagonal_(0.0)
+    pairs = GlobalSelfExpression(1.0).fit(Z).neighbours(Z, 29).pairs(0.5)
+    found = torch.zeros(30, 30, dtype=torch.float64)
+    found[pairs.rows(), pairs.partners] = pairs.weights.double()
+    torch.testing.assert_close(found, torch.where(dense > 0.5, dense, 0.0), rtol=1e-4, atol=1e-5)
+
+
+def test_few_samples_and_duplicates():
+    Z = torch.eye(3).repeat(2, 1)  # every sample has one twin and nothing else in common
+    found = GlobalSelfExpression(1.0).fit(Z).neighbours(Z, 10)
+    assert found.index.shape == (6, 5)
+    assert found.index[:, 0].tolist() == [3, 4, 5, 0, 1, 2]
+    assert (found.index != torch.arange(6)[:, None]).all()
+    assert found.pairs().counts().tolist() == [1] * 6  # zero affinities are no pairs
+
+
+def test_agreement_by_hand():
+    """0 and 1 choose each other and 2; 2 chooses 0 and 3; 3 chooses 0 and 1."""
+    index = torch.tensor([[1, 2], [0, 2], [0, 3], [0, 1]])
+    edges = [(i, int(j)) for i, row in enumerate(index) for j in row]
+    mutual = sum((j, i) in edges for i, j in edges) / 8
+    closed = sum((i, j) in edges for i, x in edges for y, j in edges if x == y) / 16
+    assert graph_agreement(index) == pytest.approx(mutual * closed)
+    assert mutual * closed > 0
+
+
+def test_gamma_is_one_with_right_neighbours():
+    """On handwritten digits precision goes from .80 to .96 with gamma; the choice is made without the labels."""
+    digits = load_digits()
+    Z = torch.from_numpy(digits.data - digits.data.mean(0)).float()
+    Z, y = torch.nn.functional.normalize(Z, dim=1), torch.from_numpy(digits.target)
+    found = {g: GlobalSelfExpression(g).fit(Z).neighbours(Z, 10).index for g in GAMMAS}
+    precision = {g: float((y[index] == y[:, None]).float().mean()) for g, index in found.items()}
+    gamma, agreement = choose_gamma(Z, 10, torch.Generator().manual_seed(0))
+    assert precision[gamma] > max(precision.values()) - 0.01
+    assert precision[gamma] > min(precision.values()) + 0.05
+    assert agreement == pytest.approx({g: graph_agreement(index) for g, index in found.items()}, rel=1e-3)
+
+
+def fitted():
+    return GlobalSelfExpression(1.0).fit(torch.ones(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: GlobalSelfExpression(0.0), InvalidInputError, "above 0"),
+        (lambda: GlobalSelfExpression(float("nan")), InvalidInputError, "above 0"),
+        (lambda: GlobalSelfExpression(1.0).fit([]), InvalidInputError, "at least one batch"),
+        (lambda: GlobalSelfExpression(1.0).fit([torch.ones(2, 3), torch.ones(2, 4)]), InvalidInputError, "one d"),
+        (lambda: GlobalSelfExpression(1.0).fit(torch.zeros(3, 2)), SelfExpressionError, "not all zero"),
+        (lambda: GlobalSelfExpression(1.0).fit(torch.full((3, 2), float("nan"))), SelfExpressionError, "finite"),
+        (
+            lambda: GlobalSelfExpression(1.0).fit(torch.ones(3, 2)).neighbours(torch.ones(3, 2), 0),
+            InvalidInputError,
+            "m >= 1",
+        ),
+        (
+            lambda: GlobalSelfExpression(1.0).fit(torch.ones(3, 2)).neighbours(torch.ones(3, 2), 1, "guess"),
+            InvalidInputError,
+            "guess",
+        ),
+    ],
+)
+def test_errors_say_what_to_do(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
