@@ -34,7 +34,7 @@ class Figure:
     note: str = ""
 
     def __str__(self) -> str:
-        """``91.2 +- 4.7 / 86.9 / 85.6``, a dash for what is not given."""
+        """``91.2 ± 4.7 / 86.9 / 85.6``, a dash for what is not given."""
         if all(getattr(self, name) is None for name in MEASURES):
             return self.note
         parts = [_score(getattr(self, name), getattr(self, f"{name}_sd")) for name in MEASURES]
@@ -72,4 +72,4 @@ def published_for(figures: Iterable[Figure], row: str, data: str, postprocessing
 def _score(value: float | None, sd: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.1f}" if sd is None else f"{value:.1f} ± {sd:.1f}"
+    return f"{value:g}" if sd is None else f"{value:g} ± {sd:g}"

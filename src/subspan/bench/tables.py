@@ -129,13 +129,13 @@ def _line(cell: Cell, records: list[Record], wanted: int, figures: list[Figure])
 def _notes(sections: list[Section], records: Sequence[Record], unused: int) -> list[str]:
     lines = [line for section in sections for line in section.lines]
     notes = ["ACC, NMI, ARI in percent: mean ± standard deviation (n - 1) over seeds, final state of every run."]
-    notes.append("Every method is told the number of clusters. † marks lines with inputs that were chosen with labels:")
-    marked = [f"{name(line)} on {line.cell.data}: {', '.join(line.oracle)}" for line in lines if line.oracle]
-    notes[-1:] = [f"{notes[-1]} {'; '.join(marked)}."] if marked else ["Every method is told the number of clusters."]
+    notes.append("Every method is told the number of clusters.")
+    if marked := [f"{name(line)} on {line.cell.data}: {', '.join(line.oracle)}" for line in lines if line.oracle]:
+        notes.append(f"† Inputs that were chosen with labels. {'; '.join(marked)}.")
     sources = {f.source: f"{f.title}: {f.text}" for line in lines for f in line.published}
     notes += [f"{text}." for text in sources.values()]
     if unused:
-        notes.append(f"{unused} lines of the file belong to other rows, data sets or settings and are left out.")
+        notes.append(f"Left out, of other rows, data sets or settings: {unused} lines of the file.")
     counted = [record for record in records if record["status"] == "ok"]
     revisions = sorted({_revision(record) for record in counted})
     machines = sorted({f"{record['machine']['cpu']}, {record['machine']['cores']} cores" for record in counted})
