@@ -15,7 +15,10 @@ from subspan.methods import METHODS
 
 
 class Nearest(BaseEstimator):
-    """Cluster i holds the samples whose first entry rounds to i; notes every fit in the file $BENCH_FAKES_LOG."""
+    """Cluster i holds the samples whose first entry rounds to i.
+
+    Notes every fit in the file $BENCH_FAKES_LOG; with the seed $BENCH_FAKES_HANG it takes a minute.
+    """
 
     def __init__(self, n_clusters=2, *, wait=0.0, wrong=0, random_state=None):
         self.n_clusters = n_clusters
@@ -28,7 +31,7 @@ class Nearest(BaseEstimator):
         if log := os.environ.get("BENCH_FAKES_LOG"):
             with Path(log).open("a") as stream:
                 stream.write(f"{self.random_state} {os.getpid()}\n")
-        time.sleep(self.wait)
+        time.sleep(60 if os.environ.get("BENCH_FAKES_HANG") == str(self.random_state) else self.wait)
         self.labels_ = np.rint(X.reshape(len(X), -1)[:, 0]).astype(int)
         self.labels_[: self.wrong] = 1 - self.labels_[: self.wrong]
         self.history_ = [{"phase": "a", "seconds": 1.5}, {"phase": "b", "seconds": 1.0}, {"phase": "a", "seconds": 0.5}]
