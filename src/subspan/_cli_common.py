@@ -1,4 +1,4 @@
-"""What the commands share: messages, one place that catches errors, ``--set`` values, versions."""
+"""What the commands share: messages, one place that catches errors, ``--set`` values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import difflib
 import errno
 import inspect
 import json
-import os
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
@@ -79,7 +78,7 @@ def say(text: str) -> None:
 
 def emit(value: Mapping[str, Any]) -> None:
     """A result: one line of JSON on stdout."""
-    from subspan.runs import to_json
+    from subspan._json import to_json
 
     print(json.dumps(to_json(value), ensure_ascii=False), flush=True)
 
@@ -125,23 +124,9 @@ def build_estimator(cls: type, name: str, parameters: Mapping[str, Any]) -> Any:
     return cls(**parameters)
 
 
-def versions() -> dict[str, str]:
-    """Versions of everything that can change a result."""
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for package in ("subspan", "torch", "numpy", "scipy", "scikit-learn", "faiss-cpu"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def compact(config: Mapping[str, Any], width: int = 110) -> str:
     """A configuration as a few readable lines: one for each section, ``name=value`` inside."""
-    from subspan.runs import to_json
+    from subspan._json import to_json
 
     lines = []
     for key, value in to_json(config).items():
@@ -166,11 +151,3 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
-
-
-def total_memory() -> int | None:
-    """Bytes of physical memory, or None where the system does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None

@@ -16,6 +16,7 @@ import numpy as np
 import typer
 
 from subspan import _cli_common as common
+from subspan._environment import total_memory, versions
 from subspan.datasets import Dataset, labels_from_names, load_dataset, read_label_file
 from subspan.datasets.known import known_names
 from subspan.errors import DataNotFoundError, InvalidInputError
@@ -118,7 +119,7 @@ def resolve(request: FitRequest, estimator: Any, data: Dataset) -> dict[str, Any
             "skipped": len(data.skipped),
         },
         "parameters": estimator.get_params(deep=False),
-        "versions": common.versions(),
+        "versions": versions(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -126,7 +127,7 @@ def resolve(request: FitRequest, estimator: Any, data: Dataset) -> dict[str, Any
 def memory_line(estimator: Any, X: np.ndarray) -> str:
     """What the fit is expected to need; the estimator checks its parameters on the way."""
     needed = int(estimator.estimate_resources(X)["memory_bytes"])
-    total = common.total_memory()
+    total = total_memory()
     line = f"{'memory:':<12} about {common.human_bytes(needed)} expected"
     return line if total is None else f"{line}, {common.human_bytes(total)} in this machine"
 

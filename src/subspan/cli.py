@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from subspan import _cli_bench
 from subspan import _cli_common as common
 from subspan._cli_common import FriendlyGroup
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(_cli_bench.app, name="bench")
 
 Source = Annotated[str, typer.Argument(help="A known set, a folder of images, or a .npy/.npz/.csv/.parquet file.")]
 RunFolder = Annotated[Path, typer.Argument(help="The run folder that 'subspan fit' wrote.")]

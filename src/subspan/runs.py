@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from subspan._json import to_json
 from subspan.errors import CheckpointError, DataNotFoundError, InvalidInputError, ResourceError
 
 _FILES = ("config.json", "history.jsonl", "labels.csv")
@@ -280,18 +281,3 @@ def friendly_errors(path: Path) -> Iterator[None]:
                 f"The disk that holds {path} is full: free some space or choose another place."
             ) from error
         raise InvalidInputError(f"{path} cannot be written ({error.strerror}): choose another place.") from error
-
-
-def to_json(value: Any) -> Any:
-    """The nearest thing that JSON can hold: arrays become lists, NaN and infinities null, anything unknown its repr."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, np.ndarray | np.generic):
-        return to_json(value.tolist())
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [to_json(item) for item in value]
-    return str(value) if isinstance(value, Path) else repr(value)

@@ -125,6 +125,30 @@ def _read_header(root: Path, name: str) -> _Header | str:
         return _reason(error)
 
 
+def decode_files(
+    root: Path, names: list[str], image_size: int | tuple[int, int], *, rgb: bool
+) -> tuple[np.ndarray, list[str], list[Skipped]]:
+    """Images whose names are known, in that order, resized as :func:`load_folder` does.
+
+    Returns
+    -------
+    X : uint8 array of shape (n, h, w) or (n, h, w, 3)
+    names : list of n str
+        Of the images that could be read.
+    skipped : list of Skipped
+
+    Raises
+    ------
+    InvalidInputError
+        If ``image_size`` is wrong.
+    ResourceError
+        If the array would not fit into this machine's memory.
+    """
+    size = _parse_size(image_size)
+    assert size is not None
+    return _decode_all(root, [_Header(name, size, not rgb) for name in names], size, rgb)
+
+
 def _decode_all(
     root: Path, headers: list[_Header], size: tuple[int, int], rgb: bool
 ) -> tuple[np.ndarray, list[str], list[Skipped]]:

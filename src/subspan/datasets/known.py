@@ -1,4 +1,6 @@
-"""The sets that subspan knows by name: digits, MNIST, Fashion-MNIST, and every ``NAME.npz`` in ``$SUBSPAN_DATA``."""
+"""The sets that subspan knows by name: digits, MNIST, Fashion-MNIST, Stanford Online Products, and every ``NAME.npz``
+in ``$SUBSPAN_DATA``.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,11 @@ import numpy as np
 from subspan.datasets._types import Dataset, DatasetInfo, check_samples
 from subspan.datasets.arrays import load_npz, npz_summary
 from subspan.datasets.idx import read_idx, unordered_digest
+from subspan.datasets.stanford import CLASSES as SOP_CLASSES
+from subspan.datasets.stanford import IMAGE_SIDE as SOP_SIDE
+from subspan.datasets.stanford import NAME as SOP_NAME
+from subspan.datasets.stanford import SIZE as SOP_SIZE
+from subspan.datasets.stanford import find_root, load_stanford_online_products
 from subspan.errors import DataNotFoundError, InvalidInputError
 
 Fetcher = Callable[[str], tuple[np.ndarray, np.ndarray]]
@@ -156,13 +163,20 @@ def fetch_openml(name: str) -> tuple[np.ndarray, np.ndarray]:
         return fetch(name, version=1, return_X_y=True, as_frame=False, parser=parser, n_retries=1, delay=0.1)
 
 
-def load_known(name: str) -> Dataset | None:
-    """The set with that name, or None if there is none."""
+def load_known(name: str, *, image_size: int | tuple[int, int] | None = None, color: str = "auto") -> Dataset | None:
+    """The set with that name, or None if there is none; size and colour are for sets of photos ("auto" is gray)."""
     root = data_dir()
     if name == "digits":
         return load_digits()
     if name in IDX_SETS:
         return load_idx_set(IDX_SETS[name], None if root is None else root / name)
+    if name == SOP_NAME:
+        return load_stanford_online_products(
+            None if root is None else root / name,
+            size=SOP_SIZE,
+            image_size=image_size or SOP_SIDE,
+            color="gray" if color == "auto" else color,
+        )
     if root is not None and name in {path.stem for path in _archives(root)}:
         return load_npz(root / f"{name}.npz")
     return None
@@ -171,7 +185,7 @@ def load_known(name: str) -> Dataset | None:
 def known_names() -> list[str]:
     """Names that :func:`load_known` answers to now."""
     root = data_dir()
-    return ["digits", *IDX_SETS, *([] if root is None else [path.stem for path in _archives(root)])]
+    return ["digits", *IDX_SETS, SOP_NAME, *([] if root is None else [path.stem for path in _archives(root)])]
 
 
 def list_datasets() -> list[DatasetInfo]:
@@ -180,7 +194,8 @@ def list_datasets() -> list[DatasetInfo]:
     Returns
     -------
     list of DatasetInfo
-        ``digits`` first, then the sets of IDX files, then each ``.npz`` file in ``$SUBSPAN_DATA``.
+        ``digits`` first, then the sets of IDX files, Stanford Online Products, and each ``.npz`` file in
+        ``$SUBSPAN_DATA``.
     """
     root = data_dir()
     rows = [DatasetInfo("digits", 1797, (8, 8), 10, True, "ships with scikit-learn")]
@@ -188,6 +203,9 @@ def list_datasets() -> list[DatasetInfo]:
         here = root is not None and _complete(spec, root / spec.name)
         origin = f"$SUBSPAN_DATA/{spec.name}" if here else f"$SUBSPAN_DATA/{spec.name}, else OpenML {spec.openml_name}"
         rows.append(DatasetInfo(spec.name, spec.n, spec.image_shape, len(spec.class_sizes), here, origin))
+    here = root is not None and find_root(root / SOP_NAME) is not None
+    origin = f"$SUBSPAN_DATA/{SOP_NAME}" if here else f"$SUBSPAN_DATA/{SOP_NAME}, see docs/bench.md"
+    rows.append(DatasetInfo(SOP_NAME, SOP_SIZE, (SOP_SIDE, SOP_SIDE), len(SOP_CLASSES), here, origin))
     for path in [] if root is None else _archives(root):
         try:
             shape, classes = npz_summary(path)

@@ -39,9 +39,10 @@ def load_dataset(
         ``"auto"``: labels where they are recognised. ``"none"``: no labels. Else the column (.csv, .parquet) or array
         (.npz) that holds them.
     image_size : int, (height, width) or None
-        For a folder of images: size to resize to. None: their own size if all are equal, else 32 x 32.
+        For a folder of images: size to resize to. None: their own size if all are equal, else 32 x 32. Also for
+        "stanford-online-products" (None: 32 x 32).
     color : {"auto", "gray", "rgb"}
-        For a folder of images: ``"auto"`` is rgb if any of them is coloured.
+        For a folder of images: ``"auto"`` is rgb if any of them is coloured. For "stanford-online-products" it is gray.
 
     Returns
     -------
@@ -60,7 +61,7 @@ def load_dataset(
     >>> data.X.shape, data.y.shape
     ((1797, 8, 8), (1797,))
     """
-    known = load_known(str(source))
+    known = load_known(str(source), image_size=image_size, color=color)
     if known is not None:
         return known if labels != "none" else Dataset(name=known.name, X=known.X, names=known.names)
     path = Path(source).expanduser()

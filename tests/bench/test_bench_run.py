@@ -1,0 +1,232 @@
+"""Cells in their processes: what a line holds, failures, limits, and kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import subspan
+from subspan.bench import runner
+from subspan.bench.records import Journal, read_records
+from subspan.bench.settings import cells, parse_suite
+from subspan.bench.worker import choose_samples, run_cell
+from subspan.cli import app
+
+OPTIONS = runner.Options(plugins=("bench_fakes",))
+PROGRAM = "from subspan.cli import main; main()"
+
+
+def run_all(found, path, options=OPTIONS):
+    with Journal(path) as journal:
+        plan = runner.make_plan(found, journal.finished, options)
+        return plan, runner.run_plan(plan, journal, options, lambda text: None)
+
+
+def other(cell, method, **changes):
+    return replace(cell, row=method, method=method, parameters={}, **changes)
+
+
+def test_scores_are_those_of_hand_made_labels(suite, tiny, fakes):
+    """Ten samples, one of them in the wrong cluster."""
+    right, spoilt = (run_cell(cell.to_json()) for cell in cells(suite, [0])[:2])
+    assert (right["acc"], right["nmi"], right["ari"]) == (1.0, 1.0, 1.0)
+    assert spoilt["status"] == "ok"
+    assert spoilt["acc"] == 0.9
+    # pairs: 1 + ... with clusters of 4 and 6, table [[4, 0], [1, 5]]: index 16, expected 20 * 21 / 45, maximum 20.5
+    assert spoilt["ari"] == pytest.approx((16 - 20 * 21 / 45) / (20.5 - 20 * 21 / 45))
+    assert spoilt["config"] == {"n_clusters": 2, "random_state": 0, "wait": 0.0, "wrong": 1}
+    assert spoilt["phases"] == {"a": 2.0, "b": 1.0}
+    assert (spoilt["n"], spoilt["live_clusters"], spoilt["stop_reason"]) == (10, 2, "finished")
+    assert spoilt["memory"]["peak_bytes"] > 10_000_000
+
+
+def test_a_subset_depends_on_the_seed_alone_and_keeps_its_labels(suite, tiny, fakes):
+    assert choose_samples(10, None, 0) is None
+    assert choose_samples(10, 10, 0) is None
+    chosen = choose_samples(1000, 20, 3)
+    assert len(np.unique(chosen)) == 20
+    assert np.array_equal(chosen, np.sort(chosen))
+    assert np.array_equal(chosen, choose_samples(1000, 20, 3))
+    assert not np.array_equal(chosen, choose_samples(1000, 20, 4))
+    found = run_cell(replace(cells(suite, [0])[0], max_samples=7).to_json())
+    assert (found["n"], found["acc"]) == (7, 1.0)
+
+
+def test_failures_say_why_without_the_folders_of_this_machine(suite, tiny, fakes):
+    failed = run_cell(other(cells(suite, [0])[0], "fake-failing").to_json())
+    assert failed["status"] == "failed"
+    assert failed["error"] == "ArithmeticError: no such luck"
+    assert "worker.py" in failed["traceback"]
+    assert str(Path(subspan.__file__).parents[1]) not in failed["traceback"]
+    assert failed["warnings"] == ["UserWarning: this will not end well"]
+    good = cells(suite, [0])[0]
+    assert run_cell(replace(good, data="nowhere").to_json())["status"] == "missing"
+    assert "no labels" in run_cell(replace(good, data="unlabelled").to_json())["error"]
+    assert "unexpected" in run_cell(replace(good, parameters={"hue": 1}).to_json())["error"]
+
+
+def test_codes_are_learned_before_the_fit(suite, tmp_path, tiny, fakes, monkeypatch):
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    np.savez(tiny / "images.npz", X=rng.random((40, 8, 8)) + y[:, None, None], y=y)
+    seen = []
+    monkeypatch.setattr(fakes.Nearest, "fit", lambda self, X: seen.append(X) or setattr(self, "labels_", y) or self)
+    cell = replace(cells(suite, [0])[0], data="images", codes={"encoder": "mlp", "epochs": 1})
+    for _ in range(2):
+        found = run_cell(cell.to_json())
+    assert found["status"] == "ok", found
+    assert found["seconds"]["codes"] > 0
+    assert seen[0].shape == (40, 32)
+    assert np.array_equal(*seen), "the same seed, the same codes"
+
+
+def test_failing_cells_and_limits_do_not_stop_the_others(suite, tiny, fakes, tmp_path):
+    good = cells(suite, [0])[0]
+    bad = [
+        other(good, "fake-failing"),
+        other(good, "fake-sleeper", time_limit=1.5),
+        other(good, "fake-hog", memory_limit_gb=0.6),
+        other(good, "fake-suicide"),
+        other(good, "no-such-method"),
+    ]
+    elsewhere = [replace(good, data="nowhere", seed=seed) for seed in range(2)]
+    path = tmp_path / "r.jsonl"
+    plan, tally = run_all([*bad, *elsewhere, good], path, replace(OPTIONS, jobs=2))
+    assert [cell.method for cell in plan.missing] == ["no-such-method"]
+    assert tally == {"failed": 2, "timeout": 1, "memory": 1, "missing": 2, "ok": 1}
+    found = {record["method"]: record for record in read_records(path)}
+    assert {name: record["status"] for name, record in found.items()} == {
+        "fake-failing": "failed",
+        "fake-sleeper": "timeout",
+        "fake-hog": "memory",
+        "fake-suicide": "failed",
+        "fake-nearest": "ok",
+    }
+    assert "limit of 1.5 s" in found["fake-sleeper"]["error"]
+    assert found["fake-sleeper"]["seconds"]["total"] < 20
+    assert "limit of 0.6 GB" in found["fake-hog"]["error"]
+    assert "signal 9" in found["fake-suicide"]["error"]
+    for record in found.values():
+        assert {"key", "versions", "git", "machine", "seed", "oracle", "sources", "started"} <= set(record)
+    again, tally = run_all([*bad, good], path)
+    assert (len(again.done), len(again.todo), tally) == (5, 0, {})
+    plan = runner.make_plan([*bad, good], {r["key"]: r["status"] for r in found.values()}, replace(OPTIONS, retry=True))
+    assert [cell.method for cell in plan.todo] == ["fake-failing", "fake-sleeper", "fake-hog", "fake-suicide"]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
+def test_kill_9_in_the_middle_loses_nothing(tiny, fakes, tmp_path, monkeypatch):
+    log, path, suite_file = tmp_path / "log.txt", tmp_path / "r.jsonl", tmp_path / "slow.toml"
+    monkeypatch.setenv("BENCH_FAKES_LOG", str(log))
+    suite_file.write_text(
+        'title = "slow"\nseeds = 3\nrows = ["r"]\n[[data]]\nname = "tiny"\nn_clusters = 2\n'
+        '[[row]]\nname = "r"\nmethod = "fake-nearest"\n'
+    )
+    words = ["bench", "run", "--suite", str(suite_file), "--out", str(path), "--plugin", "bench_fakes"]
+    hang = {**os.environ, "BENCH_FAKES_HANG": "1"}  # in the second fit, when the first line is there
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *words], stderr=subprocess.DEVNULL, env=hang)
+    wait_until(lambda: log.exists() and log.read_text().count("\n") == 2 and path.read_text().count("\n") == 1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    orphan = int(log.read_text().split()[-1])
+    wait_until(lambda: not alive(orphan), 20)  # the cell that ran does not go on without its runner
+    finished = path.read_bytes()
+    path.write_bytes(finished + finished[: len(finished) // 2])  # as if the power had failed within a line
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"out": str(path), "cells": 3, "kept": 1, "ok": 2, "missing": 0}
+    assert path.read_bytes().startswith(finished)
+    expected = [cell.key for cell in cells(parse_suite("slow", suite_file.read_text()), range(3))]
+    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == expected
+    assert [line.split()[0] for line in log.read_text().splitlines()] == ["0", "1", "1", "2"]
+
+
+def test_interruption_kills_the_cell_and_keeps_the_file(suite, tiny, fakes, tmp_path, monkeypatch):
+    good = cells(suite, [0])[0]
+    path = tmp_path / "r.jsonl"
+
+    def interrupt(text):
+        raise KeyboardInterrupt
+
+    found = [good, *(other(good, "fake-sleeper", seed=seed) for seed in range(3))]
+    start = time.monotonic()
+    with Journal(path) as journal:
+        plan = runner.make_plan(found, {}, OPTIONS)
+        with pytest.raises(KeyboardInterrupt):
+            runner.run_plan(plan, journal, replace(OPTIONS, jobs=2), interrupt)
+    assert time.monotonic() - start < 30
+    assert [record["row"] for record in read_records(path)] == ["good"]
+
+
+def test_jobs_share_the_cores_unless_the_caller_says_otherwise(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert runner._environment(4)["OMP_NUM_THREADS"] == "2"
+    assert "OMP_NUM_THREADS" not in runner._environment(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert runner._environment(4)["OMP_NUM_THREADS"] == "5"
+
+
+def invoke(*words):
+    return CliRunner().invoke(app, ["bench", *map(str, words)])
+
+
+def test_command_line_from_run_to_comparison(suite_file, tiny, fakes, tmp_path):
+    path = tmp_path / "r.jsonl"
+    words = ["run", "--suite", suite_file, "--plugin", "bench_fakes", "--seeds", 2, "--methods", "good,absent"]
+    dry = invoke(*words, "--dry-run")
+    assert dry.stdout.splitlines() == [f"tiny good ({v}) seed {s}" for s in (0, 1) for v in ("raw", "spoilt")]
+    done = invoke(*words, "--out", path, "--jobs", 2)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"out": str(path), "cells": 6, "kept": 0, "ok": 4, "missing": 2}
+    assert "no method no-such-method yet" in done.stderr
+    table = invoke("table", path, "--suite", suite_file, "--plugin", "bench_fakes").stdout
+    assert "| Good_1 (spoilt) † | 10 | 90.00 ± 0.00 |" in table
+    assert "| absent |  | missing | missing | missing | missing (no such method yet) |" in table
+    compared = invoke("compare", f"{path}::good/raw", f"{path}::good/spoilt").stdout
+    assert "| tiny | good/raw - good/spoilt | ACC | 2 | +10.00 | +10.00 to +10.00 |" in compared
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "--suite", "quick"], "add --out"),
+        (["run", "--suite", "quik", "--out", "r.jsonl"], "quick"),
+        (["run", "--suite", "quick", "--methods", "nsc", "--out", "r.jsonl"], "ncsc"),
+        (["run", "--suite", "small", "--data", "mnist", "--dry-run"], "choose from orl"),
+        (["run", "--suite", "quick", "--plugin", "no_such_module", "--dry-run"], "cannot be imported"),
+        (["table", "none.jsonl", "--suite", "quick"], "no results file"),
+        (["table", "none.jsonl", "--suite", "quick", "--format", "docx"], "md, html, latex, csv"),
+        (["compare", "none.jsonl", "none.jsonl"], "no results file"),
+    ],
+)
+def test_command_line_says_what_to_do(words, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*words)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,182 @@
+"""Tables and comparisons against figures worked out by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import replace
+
+import pytest
+from scipy import stats
+
+from subspan.bench.compare import compare, open_side, t_interval, to_markdown
+from subspan.bench.published import load_published, published_for
+from subspan.bench.records import Journal
+from subspan.bench.rendering import FORMATS, duration, render
+from subspan.bench.settings import cells
+from subspan.bench.tables import summarise
+from subspan.errors import InvalidInputError
+
+PUBLISHED = """
+[sources.paper]
+title = "paper"
+text = "The paper"
+own = true
+[sources.web]
+title = "a page"
+text = "Some page"
+[[figure]]
+source = "paper"
+data = "tiny"
+values = [{ row = "good", postprocessing = "spoilt", acc = 70, nmi = 60.25 }]
+[[figure]]
+source = "web"
+data = "tiny"
+values = [{ row = "good", acc = 71.5, acc_sd = 2, ari = 1 }, { row = "bad", note = "89 to 91" }]
+"""
+
+
+@pytest.fixture
+def records(suite, make_record):
+    """raw: accuracies .5, .6, .8; spoilt: one seed; bad: one failure; and a line of other settings."""
+    raw = [cell for cell in cells(suite, range(3)) if cell.postprocessing == "raw"]
+    spoilt, bad = cells(suite, [0])[1:3]
+    outcomes = zip(raw, (0.5, 0.6, 0.8), (2, 1, 2), strict=True)
+    found = [make_record(cell, acc=acc, live_clusters=k) for cell, acc, k in outcomes]
+    found += [make_record(spoilt, acc=0.9), make_record(bad, status="timeout")]
+    return [*found, make_record(replace(raw[0], parameters={"wait": 9.0}), acc=0.0)]
+
+
+@pytest.fixture
+def summary(suite, records):
+    return summarise(suite, records, load_published(PUBLISHED))
+
+
+def test_means_and_deviations_are_those_worked_out_by_hand(summary):
+    raw, spoilt, bad, absent = summary.sections[0].lines
+    mean, deviation = raw.summary("acc")
+    assert mean == pytest.approx((50 + 60 + 80) / 3)
+    # deviations from 63.33: -13.33, -3.33, 16.67; squares 177.78 + 11.11 + 277.78 = 466.67; over 2, root
+    assert deviation == pytest.approx(math.sqrt(466 + 2 / 3) / math.sqrt(2))
+    assert raw.summary("nmi") == (25.0, 0.0)
+    assert spoilt.summary("acc") == (90.0, None)
+    assert bad.summary("acc") is None
+    assert [line.state for line in (raw, spoilt, bad, absent)] == [
+        "3 seeds",
+        "1 of 3 seeds",
+        "1 timeout",
+        "missing (no such method yet)",
+    ]
+
+
+def test_markdown_marks_oracle_rows_and_missing_cells(summary):
+    text = render(summary, "md")
+    assert "| Good_1 (raw) † | 10 | 63.33 ± 15.28 | 25.00 ± 0.00 | 12.50 ± 0.00 | 3 seeds |" in text
+    assert "| 3 seeds |  | 71.5 ± 2 / - / 1 [a page] | 1-2 | 10 s | 2.0 GB |" in text
+    assert "| 1 of 3 seeds | 70 / 60.25 / - | 71.5" in text
+    assert "| bad |  | missing | missing | missing | 1 timeout |  | 89 to 91 [a page] |  |  |  |" in text
+    assert "Good_1 (raw) on tiny: wait" in text
+    assert "settings: 1 lines" in text
+    assert "subspan 0.1.0 (0123456789) on abacus, 2 cores" in text
+    assert "The paper." in text
+
+
+def test_other_formats_hold_the_same(summary):
+    page, latex, table = (render(summary, form) for form in ("html", "latex", "csv"))
+    assert "<h1>A | B &amp; C</h1>" in page
+    assert '<tr class="missing"><td>absent</td>' in page
+    assert page.count("<td>63.33 ± 15.28</td>") == 1
+    assert r"Good\_1 (raw) $^\dagger$ & 10 & 63.33 $\pm$ 15.28 &" in latex
+    assert latex.count(r"\\") == 5
+    rows = {(row["row"], row["postprocessing"]): row for row in csv.DictReader(io.StringIO(table))}
+    assert float(rows["good", "raw"]["acc_mean"]) == pytest.approx(190 / 3)
+    assert rows["good", "raw"]["oracle"] == "wait"
+    assert (rows["good", "spoilt"]["acc_sd"], rows["good", "spoilt"]["paper_nmi"]) == ("", "60.25")
+    assert (rows["bad", ""]["acc_mean"], rows["bad", ""]["troubles"]) == ("", "timeout:1")
+    assert all(render(summary, form).endswith("\n") for form in FORMATS)
+
+
+def test_rows_can_be_chosen(suite, records):
+    lines = summarise(suite, records, [], ["bad"]).sections[0].lines
+    assert [line.cell.row for line in lines] == ["bad"]
+    assert not any(line.published for line in lines)
+
+
+def test_a_failed_seed_is_not_hidden_behind_the_mean(suite, make_record):
+    found = cells(suite, range(3))
+    records = [make_record(found[0], acc=0.5), make_record(replace(found[0], seed=1), status="failed")]
+    line = summarise(suite, records, []).sections[0].lines[0]
+    assert line.state == "1 of 3 seeds, 1 failed"
+
+
+def test_published_figures_for_one_variant_stay_with_it():
+    figures = load_published(PUBLISHED)
+    assert [f.acc for f in published_for(figures, "good", "tiny", "raw")] == [71.5]
+    assert [f.acc for f in published_for(figures, "good", "tiny", "spoilt")] == [70, 71.5]
+    assert published_for(figures, "good", "elsewhere", "raw") == []
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(9.6, "10 s"), (99.9, "100 s"), (210, "3.5 min"), (7560, "2.1 h")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def write(path, records):
+    with Journal(path) as journal:
+        for record in records:
+            journal.append(record)
+    return str(path)
+
+
+def test_differences_are_paired_by_data_and_seed(suite, make_record, tmp_path):
+    raw = [cell for cell in cells(suite, range(4)) if cell.postprocessing == "raw"]
+    a_records = [make_record(cell, acc=x) for cell, x in zip(raw[:3], (0.5, 0.7, 0.6), strict=True)]
+    a = write(tmp_path / "a.jsonl", a_records)
+    # another order, a seed that A lacks, and a failure that must not count
+    b_records = [make_record(cell, acc=x) for cell, x in zip(raw[:0:-1], (0.1, 0.5, 0.4), strict=True)]
+    b = write(tmp_path / "b.jsonl", [*b_records, make_record(raw[0], status="failed")])
+    found = {d.measure: d for d in compare(open_side(a), open_side(b))}
+    acc = found["acc"]  # seeds 1 and 2: .7 - .4 and .6 - .5
+    assert (acc.data, acc.row, acc.pairs) == ("tiny", "good/raw", 2)
+    assert acc.mean == pytest.approx(20.0)
+    half = 12.7062 * math.sqrt(200.0) / math.sqrt(2)  # t of 97.5 % with one degree of freedom, deviation of 30 and 10
+    assert (acc.low, acc.high) == (pytest.approx(20 - half, rel=1e-4), pytest.approx(20 + half, rel=1e-4))
+    assert (found["nmi"].mean, found["nmi"].low) == (0.0, 0.0)
+    text = to_markdown(found.values(), a, b)
+    assert "95 % t intervals" in text
+    assert "| tiny | good/raw | ACC | 2 | +20.00 |" in text
+
+
+def test_t_interval_is_that_of_a_paired_t_test():
+    a, b = [81.0, 79.5, 84.0, 80.2, 78.9], [80.1, 79.9, 80.0, 77.5, 78.0]
+    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+    low, high = t_interval([x - y for x, y in zip(a, b, strict=True)])
+    assert (low, high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert t_interval([1.0]) is None
+
+
+def test_one_pair_has_no_interval(suite, make_record, tmp_path):
+    raw, spoilt = cells(suite, [0])[:2]
+    path = write(tmp_path / "r.jsonl", [make_record(raw, acc=0.75), make_record(spoilt, acc=0.5)])
+    found = compare(open_side(f"{path}::good/raw"), open_side(f"{path}::good/spoilt"))
+    assert (found[0].row, found[0].mean, found[0].low) == ("good/raw - good/spoilt", 25.0, None)
+    assert "| 1 | +25.00 | - |" in to_markdown(found, "a", "b")
+
+
+def test_what_cannot_be_paired_is_refused(suite, make_record, tmp_path):
+    raw, spoilt = cells(suite, [0])[:2]
+    path = write(tmp_path / "r.jsonl", [make_record(raw), make_record(spoilt)])
+    part = write(tmp_path / "part.jsonl", [make_record(raw, n=5)])
+    twice = replace(raw, parameters={"wait": 1.0})
+    double = write(tmp_path / "double.jsonl", [make_record(raw), make_record(twice)])
+    with pytest.raises(InvalidInputError, match="no result of 'best': choose one of good/raw, good/spoilt"):
+        open_side(f"{path}::best")
+    with pytest.raises(InvalidInputError, match="several variants of 'good'"):
+        open_side(f"{path}::good")
+    with pytest.raises(InvalidInputError, match="two files, or two rows"):
+        compare(open_side(path), open_side(f"{path}::good/raw"))
+    with pytest.raises(InvalidInputError, match="share no cell"):
+        compare(open_side(path), open_side(part))
+    with pytest.raises(InvalidInputError, match="two results of good/raw"):
+        compare(open_side(path), open_side(double))

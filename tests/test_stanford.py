@@ -1,0 +1,108 @@
+"""Stanford Online Products, on a small tree of the official layout."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from subspan.datasets import list_datasets, load_dataset
+from subspan.datasets.stanford import CLASSES, KINDS, NAME, choose_paths, load_stanford_online_products
+from subspan.errors import DataNotFoundError, InvalidInputError
+
+PER_KIND = 4
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Four photos of each kind; all pixels of a photo have the level 20 * kind + photo."""
+    root = tmp_path / NAME
+    lines = {"info": [], "train": [], "test": []}
+    for k, kind in enumerate(KINDS):
+        (root / f"{kind}_final").mkdir(parents=True)
+        for i in range(PER_KIND):
+            path = f"{kind}_final/{1100 + i}_{i}.JPG"
+            Image.new("RGB", (40 + i, 30), (20 * k + i,) * 3).save(root / path, format="JPEG", quality=100)
+            line = f"{len(lines['info']) + 1} {k * PER_KIND + i + 1} {k + 1} {path}"
+            lines["info"].append(line)
+            lines["train" if i < 2 else "test"].append(line)
+    for name, rows in lines.items():
+        text = "\n".join(["image_id class_id super_class_id path", *rows])
+        (root / f"Ebay_{name}.txt").write_text(text + "\n")
+    return root
+
+
+def test_images_are_gray_of_one_size_and_belong_to_their_labels(tree):
+    data = load_stanford_online_products(tree, size=20)
+    assert (data.X.shape, data.X.dtype) == ((20, 32, 32), np.uint8)
+    assert data.y.tolist() == sorted(list(range(10)) * 2)
+    assert data.classes == list(CLASSES)
+    for image, name, label in zip(data.X, data.names, data.y, strict=True):
+        kind, photo = name.split("/")
+        assert kind == f"{data.classes[label]}_final"
+        assert np.abs(image.astype(int) - (20 * label + int(photo[-5]))).max() <= 1
+    assert load_stanford_online_products(tree, size=10, image_size=(8, 16), color="rgb").X.shape == (10, 8, 16, 3)
+
+
+def test_the_choice_is_by_digest_and_fixed_for_ever():
+    paths = [f"mug_final/{i}.JPG" for i in range(50)] + ["fan_final/1.JPG"]
+    chosen, labels = choose_paths(paths[::-1], ["mug"], 3)
+    by_hand = sorted(paths[:50], key=lambda p: hashlib.sha256(f"ncsc-2019:{p}".encode()).hexdigest())[:3]
+    assert chosen == sorted(by_hand)
+    assert labels.tolist() == [0, 0, 0]
+    assert set(chosen) < set(choose_paths(paths, ["mug"], 9)[0]), "a larger choice holds the smaller"
+
+
+def test_what_does_not_divide_goes_to_the_first_classes(tree):
+    data = load_stanford_online_products(tree, classes=("sofa", "fan", "mug"), size=5)
+    assert np.bincount(data.y).tolist() == [2, 2, 1]
+    assert data.classes == ["sofa", "fan", "mug"]
+    assert len(load_stanford_online_products(tree, size=None).X) == PER_KIND * 10
+    assert len(load_stanford_online_products(tree, classes=KINDS, size=None).X) == PER_KIND * 12
+
+
+def test_lists_of_the_parts_do_as_well_and_so_does_the_folder_of_the_archive(tree, tmp_path):
+    whole = load_stanford_online_products(tree, size=30)
+    (tree / "Ebay_info.txt").unlink()
+    outer = tmp_path / "outer"
+    outer.mkdir()
+    tree.rename(outer / "Stanford_Online_Products")
+    again = load_stanford_online_products(outer, size=30)
+    assert again.names == whole.names
+    assert np.array_equal(again.X, whole.X)
+
+
+def test_mistakes_are_named(tree, tmp_path):
+    with pytest.raises(DataNotFoundError, match=r"cvgl\.stanford\.edu.*SUBSPAN_DATA"):
+        load_stanford_online_products(tmp_path / "none")
+    with pytest.raises(DataNotFoundError, match="download"):
+        load_stanford_online_products(None)
+    with pytest.raises(InvalidInputError, match="no class 'spoon'"):
+        load_stanford_online_products(tree, classes=("mug", "spoon"))
+    with pytest.raises(InvalidInputError, match="each once"):
+        load_stanford_online_products(tree, classes=("mug", "mug"))
+    with pytest.raises(InvalidInputError, match=r"4 images of 'bicycle' here and size=10056 asks for 1006"):
+        load_stanford_online_products(tree)
+    with pytest.raises(InvalidInputError, match="color"):
+        load_stanford_online_products(tree, color="auto")
+    (tree / "mug_final" / "1101_1.JPG").write_bytes(b"broken")
+    with pytest.raises(InvalidInputError, match=r"mug_final/1101_1\.JPG cannot be read"):
+        load_stanford_online_products(tree, size=None)
+    (tree / "Ebay_info.txt").write_text("a b c\n1 2 3\n")
+    with pytest.raises(InvalidInputError, match=r"Ebay_info\.txt is not the list"):
+        load_stanford_online_products(tree)
+
+
+def test_the_set_has_a_name(tree, monkeypatch):
+    monkeypatch.setenv("SUBSPAN_DATA", str(tree.parent))
+    monkeypatch.setattr("subspan.datasets.known.SOP_SIZE", 40)
+    data = load_dataset(NAME, image_size=16)
+    assert data.X.shape == (40, 16, 16)
+    assert load_dataset(NAME, labels="none").y is None
+    assert {row.name: row.available for row in list_datasets()}[NAME]
+    monkeypatch.setenv("SUBSPAN_DATA", str(tree))
+    assert not {row.name: row.available for row in list_datasets()}[NAME]
+    with pytest.raises(DataNotFoundError, match="download"):
+        load_dataset(NAME)
