@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from subspan._validation import (
     fit_scaling,
     iter_slices,
 )
-from subspan.checkpoint import write_tensors
+from subspan.checkpoint import Checkpoint, write_tensors
 from subspan.errors import CheckpointError, InvalidInputError
 
 FORMAT = 1  # of saved models
@@ -61,6 +62,8 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
     random_state: Any
     device: str
     channel_axis: Any
+    checkpoint_dir: Any  # of methods that are trained
+    resume: bool
 
     def fit(self, X, y=None):
         """Cluster the samples of X.
@@ -158,6 +161,17 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
                 function(samples.batch(rows).to(self._device)).cpu() for rows in iter_slices(samples.n, PREDICT_BATCH)
             ]
         return torch.cat(parts).numpy()
+
+    def _checkpoint(self, samples: Samples, seed: int) -> Checkpoint | None:
+        """What ``checkpoint_dir`` and ``resume`` ask for; the run is known by its parameters, seed and data."""
+        if self.checkpoint_dir is None:
+            return None
+        ignored = ("random_state", "device", "verbose", "checkpoint_dir", "resume")
+        fingerprint = {k: v for k, v in self.get_params(deep=False).items() if k not in ignored}
+        some = np.unique(np.linspace(0, samples.n - 1, 100).astype(int))
+        data = zlib.crc32(samples.batch(some).numpy().tobytes())  # a hundred samples tell one data set from another
+        fingerprint |= {"seed": seed, "n_samples": samples.n, "shape": samples.shape, "data": data}
+        return Checkpoint(self.checkpoint_dir, fingerprint, self.resume)
 
     def _validate_parameters(self) -> None:
         """Check the parameters that do not depend on the data."""
