@@ -27,7 +27,9 @@ def test_without_change_images_are_as_they_were():
     torch.testing.assert_close(augment(x, gen(), **STILL), x, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("options", [{"rotation": 40.0}, {"shift": 0.3}, {"zoom": 0.4}, {"rotation": 30.0, "zoom": 0.3}])
+@pytest.mark.parametrize(
+    "options", [{"rotation": 40.0}, {"shift": 0.3}, {"zoom": 0.4}, {"rotation": 30.0, "zoom": 0.3}]
+)
 def test_moves_equal_interpolation_at_moved_coordinates(options):
     """Rotation, zoom and shift about the centre, in pixels, also for images that are not square."""
     x = images()

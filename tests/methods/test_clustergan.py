@@ -18,13 +18,14 @@ TINY = {"width": 4, "hidden": 16, "noise_dim": 4, "batch_size": 16}
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch, request):
     """Small data are seen often in an epoch, which only the planted problem needs."""
-    if "easy" not in request.node.name:
+    if "easy" not in request.node.name and "check_clustering" not in request.node.name:
         monkeypatch.setattr(clustergan, "MIN_STEPS", 1)
 
 
 class TestLaws(NetworkLaws):
     estimator = ClusterGAN
-    tiny = TINY  # noqa: RUF012
+    still = {("critic", "out.bias")}  # noqa: RUF012  # it cancels in D(G(z)) - D(x)
+    tiny = TINY
     easy = {  # noqa: RUF012
         "width": 8,
         "hidden": 64,
@@ -101,7 +102,9 @@ def test_steps_of_the_critic_and_of_the_generator():
 def test_argmax_of_the_encoder_is_an_option():
     X = planted_images(90)[0]
     model = ClusterGAN(3, epochs=2, labels="argmax", random_state=0, **TINY).fit(X)
-    np.testing.assert_array_equal(model.transform(X)[:, TINY["noise_dim"] :].argmax(1), model.labels_)
+    p = model.transform(X)[:, TINY["noise_dim"] :]
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(p[range(90), model.labels_], p.max(1), rtol=1e-6)  # which may be a tie after rounding
     by_distance = ClusterGAN(3, epochs=2, random_state=0, **TINY).fit(X)
     distances = np.linalg.norm(by_distance.transform(X)[:, None] - by_distance.centres_.numpy(), axis=2)
     np.testing.assert_array_equal(distances.argmin(1), by_distance.labels_)
@@ -113,6 +116,17 @@ def test_options_of_its_own_are_named():
             ClusterGAN(2, **bad).fit(planted_images(12)[0])
 
 
-@parametrize_with_checks([ClusterGAN(2, hidden=16, noise_dim=2, epochs=3, batch_size=16)])
+CHECKED = ClusterGAN(
+    2,
+    hidden=32,
+    noise_dim=2,
+    epochs=3,
+    batch_size=16,
+    critic_steps=2,
+    learning_rates=dict.fromkeys(("critic", "generator", "encoder"), 5e-3),
+)
+
+
+@parametrize_with_checks([CHECKED])
 def test_scikit_learn_contract(estimator, check):
     check(estimator)

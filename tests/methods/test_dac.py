@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from network_laws import NetworkLaws, planted_images
+from scipy.ndimage import gaussian_filter
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from subspan.errors import InvalidInputError
@@ -12,10 +13,31 @@ from subspan.methods.dac import DAC, LabelNetwork, label_features, label_pairs, 
 TINY = {"width": 4, "passes": 1, "eta": 0.2, "batch_size": 32, "block_size": 64}
 
 
+def ten_shapes(n=400, seed=0):
+    """Noisy images of ten random blots."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.arange(n) % 10)
+    waves = [gaussian_filter(np.random.default_rng(100 + j).normal(size=(8, 8)), 1.0) for j in range(10)]
+    blots = np.stack([200.0 * (wave > np.median(wave)) for wave in waves])
+    return blots[y] + rng.uniform(0, 40, (n, 8, 8)), y
+
+
 class TestLaws(NetworkLaws):
     estimator = DAC
-    tiny = TINY  # noqa: RUF012
-    easy = {"width": 8, "eta": 0.1, "passes": 2, "block_size": 240, "random_state": 1}  # noqa: RUF012
+    tiny = TINY
+    easy = {  # noqa: RUF012
+        "width": 16,
+        "eta": 0.1,
+        "passes": 2,
+        "batch_size": 50,
+        "block_size": 200,
+        "augmentation": False,
+        "random_state": 1,
+    }
+
+    def easy_images(self, seed):
+        """Ten shapes: three clusters are too few for the paper's thresholds."""
+        return ten_shapes(seed=seed)
 
 
 def test_thresholds_begin_and_meet_where_the_paper_says():
@@ -98,7 +120,7 @@ def test_network_is_the_papers_on_mnist():
     assert {layer.padding for layer in network.layers} == {(0, 0)}
     network.draw(torch.Generator().manual_seed(0))
     assert all(torch.equal(layer.weight, torch.eye(10)) for layer in network.last)
-    assert float(network.layers[4].weight.std()) == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+    assert float(network.layers[4].weight.detach().std()) == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
     assert (network(torch.rand(4, 1, 28, 28)) >= 0).all()
 
 
@@ -124,6 +146,14 @@ def test_options_of_its_own_are_named():
             DAC(2, **bad).fit(planted_images(12)[0])
 
 
-@parametrize_with_checks([DAC(2, width=8, eta=0.05, passes=2, batch_size=16, block_size=64)])
+# {name of a check: why it cannot pass}; a check listed here that passes is an error
+EXPECTED_FAILURES = {"check_clustering": "has three clusters, too few for the paper's thresholds: see docs/methods/dac.md"}
+
+
+@parametrize_with_checks(
+    [DAC(2, width=8, eta=0.1, passes=2, batch_size=16, block_size=64)],
+    expected_failed_checks=lambda estimator: EXPECTED_FAILURES,
+    xfail_strict=True,
+)
 def test_scikit_learn_contract(estimator, check):
     check(estimator)

@@ -214,7 +214,10 @@ def read_all(samples: Samples, read: Read, device: torch.device) -> tuple[Tensor
 
 def assign(codes: Tensor, log_p: Tensor, centres: Tensor) -> Tensor:
     """Labels (b,): the nearest of the centres (k, d) where there are any, else the likeliest cluster."""
-    return torch.cdist(codes, centres).argmin(dim=1) if len(centres) else log_p.argmax(dim=1)
+    if not len(centres):
+        return log_p.argmax(dim=1)
+    # differences, not matrix products, which lose the digits of codes that lie close together
+    return torch.cdist(codes, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
 
 
 def kmeans_centres(codes: Tensor, n_clusters: int, seed: int) -> Tensor:
