@@ -11,7 +11,7 @@ from torch import nn
 from subspan._random import generator
 from subspan.checkpoint import Checkpoint
 from subspan.errors import CheckpointError, CollapseWarning, DivergenceError
-from subspan.training import Callback, Phase, train
+from subspan.training import Callback, Phase, Step, train
 
 N = 24
 
@@ -140,6 +140,83 @@ def test_group_rates_are_left_as_given(monkeypatch):
     assert left == [[0.1, 0.0]] * 9
     assert torch.equal(module.head, torch.full((3,), 2.0))  # its own rate, zero, was used
     assert not torch.equal(module.weight, torch.zeros(3))
+
+
+class Duel(Phase):
+    """Two players on one product: ``ascent`` wants it large, ``descent`` small; ``rest`` belongs to nobody."""
+
+    def __init__(self, module, epochs=3, **holes):
+        super().__init__("duel", epochs, 8)
+        self.module, self.holes = module, holes
+
+    def parameter_groups(self):
+        return [
+            {"params": [self.module.weight], "lr": 0.1, "betas": (0.5, 0.9), "player": "ascent"},
+            {"params": [self.module.head], "lr": 0.02, "betas": (0.0, 0.99), "player": "descent"},
+        ]
+
+    def losses(self, batch, gen, progress):
+        shift = torch.rand(3, generator=gen)
+        for _ in range(2):
+            product = ((self.module.weight + shift) * self.module.head).sum()
+            yield Step("ascent", {"value": -product, "size": self.module.weight.square().sum()})
+            self.holes.get("between", lambda: None)()
+        yield Step("descent", {"value_of_other": ((self.module.weight + shift) * self.module.head).sum()})
+
+
+def test_players_equal_two_optimisers():
+    """Same weights as one Adam for each player, with its own rate and betas, stepping in turns."""
+    module, other = Two(), Two()
+    history = run(Duel(module)).history
+    ascent = torch.optim.Adam([other.weight], lr=0.1, betas=(0.5, 0.9))
+    descent = torch.optim.Adam([other.head], lr=0.02, betas=(0.0, 0.99))
+    values = []
+    for epoch in range(3):
+        gen = generator(0, 0, 0, epoch)
+        torch.randperm(N, generator=gen)
+        for _ in range(3):
+            shift = torch.rand(3, generator=gen)
+            for optimizer in (ascent, ascent, descent):
+                sign = 1.0 if optimizer is descent else -1.0
+                optimizer.zero_grad()
+                product = sign * ((other.weight + shift) * other.head).sum()
+                values.append(float(product.detach()))
+                (product if optimizer is descent else product + other.weight.square().sum()).backward()
+                optimizer.step()
+    assert torch.equal(module.weight, other.weight)
+    assert torch.equal(module.head, other.head)
+    # every term's mean is over the steps that had it
+    assert history[0]["value_of_other"] == pytest.approx(sum(values[2:9:3]) / 3, rel=1e-5)
+    assert history[0]["value"] == pytest.approx((sum(values[:9]) - sum(values[2:9:3])) / 6, rel=1e-5)
+
+
+def test_other_players_get_no_gradient():
+    module = Two()
+    seen = []
+    run(Duel(module, epochs=1, between=lambda: seen.append((module.weight.grad is None, module.head.grad is None))))
+    assert seen == [(False, True)] * 6
+
+
+def test_player_without_parameters_is_named():
+    phase = Duel(Two())
+    phase.parameter_groups = lambda: [{"params": [phase.module.weight], "lr": 0.1, "player": "descent"}]
+    with pytest.raises(ValueError, match="phase 'duel' has no parameters of player 'ascent'"):
+        run(phase)
+
+
+def test_interrupted_players_continue_to_the_unbroken_result(tmp_path):
+    unbroken, broken, resumed = Two(), Two(), Two()
+    expected = run(Duel(unbroken))
+    calls = []
+
+    def interrupt():
+        calls.append(1)
+        if len(calls) == 10:  # in the second epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Duel(broken, between=interrupt), checkpoint=Checkpoint(tmp_path, {}, resume=False))
+    compare(resumed, unbroken, run(Duel(resumed), checkpoint=Checkpoint(tmp_path, {}, resume=True)), expected)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -62,6 +62,8 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
     random_state: Any
     device: str
     channel_axis: Any
+    checkpoint_dir: Any  # of methods that are trained
+    resume: bool
 
     def fit(self, X, y=None):
         """Cluster the samples of X.
@@ -150,7 +152,7 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
     def _checkpoint(self, samples: Samples, seed: int) -> Checkpoint | None:
         """Where the training loop saves and what the state depends on; None without ``checkpoint_dir``."""
         parameters = self.get_params(deep=False)
-        if parameters["checkpoint_dir"] is None:
+        if parameters.get("checkpoint_dir") is None:
             return None
         ignored = ("random_state", "device", "verbose", "checkpoint_dir", "resume")
         fingerprint = {k: v for k, v in parameters.items() if k not in ignored}

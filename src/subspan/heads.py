@@ -16,6 +16,7 @@ from torch.nn.functional import relu
 from subspan.errors import InvalidInputError
 
 MOMENTUM = 0.05  # of the running statistics of batch normalisation
+LIVE = 0.01  # a cluster with less than this share of n / k samples counts as empty
 
 
 class _Layer(nn.Module):
@@ -188,3 +189,9 @@ def build_heads(name: str, n_starts: int, code_shape, n_clusters: int, width: in
     if name == "conv" and len(code_shape) != 3:
         raise InvalidInputError("head 'conv' needs codes with a spatial layout; choose 'mlp' for vector codes.")
     return HEADS[name](n_starts, code_shape, n_clusters, WIDTHS[name] if width is None else width)
+
+
+def live_clusters(log_p: Tensor) -> int:
+    """Number of clusters of (n, k) log-probabilities that hold at least a hundredth of an equal share."""
+    n, k = log_p.shape
+    return int((torch.bincount(log_p.argmax(dim=1), minlength=k) >= max(1.0, LIVE * n / k)).sum())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
 from torch.nn.utils import skip_init
@@ -82,3 +83,24 @@ def dense(widths: Sequence[int]) -> nn.Sequential:
     for inputs, outputs in pairwise(widths):
         layers += [skip_init(nn.Linear, inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+@torch.no_grad()
+def refresh_statistics(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the statistics of all batch normalisations to their means over ``batches``, and evaluation mode.
+
+    What they are during training is left behind by the weights, and in adversarial training mixes real and generated
+    samples.
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        momenta = [layer.momentum for layer in norms]
+        for layer in norms:
+            layer.reset_running_stats()
+            layer.momentum = None  # a plain mean over the batches
+        module.train()
+        for batch in batches:
+            module(batch)
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+    module.eval()

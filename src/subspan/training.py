@@ -28,6 +28,17 @@ Record = dict[str, float | int | str]
 _INIT = 2**20  # the epoch counter that seeds a phase's initialisation: no epoch reaches it
 
 
+@dataclass(frozen=True)
+class Step:
+    """An optimiser step of one player: only parameter groups whose ``"player"`` is this name get gradients and move.
+
+    For adversarial training: the weights and the moments of the other players stay as they are.
+    """
+
+    player: str
+    terms: dict[str, Tensor]
+
+
 class Phase:
     """One stage of a training procedure; methods subclass it and override the holes.
 
@@ -56,7 +67,10 @@ class Phase:
         """Draw what the phase initialises. Called before epoch 0, and again after a collapse (``restart`` >= 1)."""
 
     def parameter_groups(self) -> list[dict]:
-        """Adam's parameter groups, at least one: ``[{"params": [...], "lr": ...}, ...]``."""
+        """Adam's parameter groups, at least one: ``[{"params": [...], "lr": ..., "betas": ...}, ...]``.
+
+        A group may name its ``"player"``, see :class:`Step`.
+        """
         raise NotImplementedError
 
     def learning_rate_factor(self, progress: float) -> float:
@@ -70,8 +84,11 @@ class Phase:
         orders = [torch.randperm(n_samples, generator=gen) for _ in range(passes)]
         return [batch for order in orders for batch in order.tensor_split(count)][: self.max_steps]
 
-    def losses(self, batch: Any, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
-        """Yield one dict of named loss terms (to be summed and minimised) per optimiser step on this batch."""
+    def losses(self, batch: Any, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor] | Step]:
+        """Yield one dict of named loss terms (to be summed and minimised) per optimiser step on this batch.
+
+        A :class:`Step` is such a dict for one player; each step is made before the next is asked for.
+        """
         raise NotImplementedError
 
     def monitor(self) -> Record:
@@ -109,7 +126,8 @@ class Outcome:
     Attributes
     ----------
     history : list of dict
-        One record per epoch: phase, epoch, restart, seconds, the mean of every loss term, the phase's figures.
+        One record per epoch: phase, epoch, restart, seconds, the mean of every loss term over the steps that
+        had it, the phase's figures.
     stop_reasons : dict
         Phase name to the reason it ended ("completed" or the phase's own).
     """
@@ -278,17 +296,15 @@ class _Loop:
         phase.epoch = epoch
         gen = self.generator(epoch)
         batches = phase.batches(self.n_samples, gen)
-        sums: dict[str, float] = {}
-        steps = 0
+        values: dict[str, list[float]] = {}
         for b, batch in enumerate(batches):
             progress = (epoch + b / len(batches)) / phase.epochs
-            for terms in phase.losses(batch, gen, progress):
-                self.step(phase, terms, progress, sums)
-                steps += 1
+            for step in phase.losses(batch, gen, progress):
+                self.step(phase, step, progress, values)
             for callback in self.callbacks:
                 callback.on_step(phase, (epoch + (b + 1) / len(batches)) / phase.epochs)
         record: Record = {"phase": phase.name, "epoch": epoch, "restart": self.position.restart}
-        record |= {name: total / steps for name, total in sums.items()}
+        record |= {name: sum(seen) / len(seen) for name, seen in values.items()}
         self.check_weights(phase)  # the step may have ruined them after the last loss was seen
         figures = phase.monitor()
         for name, value in figures.items():
@@ -302,14 +318,19 @@ class _Loop:
             callback.on_epoch(phase, record)
         return record
 
-    def step(self, phase: Phase, terms: dict[str, Tensor], progress: float, sums: dict[str, float]) -> None:
+    def step(
+        self, phase: Phase, step: dict[str, Tensor] | Step, progress: float, values: dict[str, list[float]]
+    ) -> None:
         assert self.optimizer is not None
+        terms = step.terms if isinstance(step, Step) else step
         for name, term in terms.items():
             value = float(term.detach())
             self.check_finite(f"loss term '{name}'", value, phase)
-            sums[name] = sums.get(name, 0.0) + value
+            values.setdefault(name, []).append(value)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.stack([term.reshape(()) for term in terms.values()]).sum().backward()
+        moved = self.parameters_of(phase, step.player) if isinstance(step, Step) else None
+        # Adam passes over parameters without a gradient: neither they nor their moments change
+        torch.stack([term.reshape(()) for term in terms.values()]).sum().backward(inputs=moved)
         factor = phase.learning_rate_factor(progress)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
@@ -317,6 +338,13 @@ class _Loop:
         self.optimizer.step()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+    def parameters_of(self, phase: Phase, player: str) -> list[Tensor]:
+        assert self.optimizer is not None
+        groups = [group["params"] for group in self.optimizer.param_groups if group.get("player") == player]
+        if not any(groups):
+            raise ValueError(f"phase '{phase.name}' has no parameters of player '{player}': name it in its groups")
+        return [parameter for group in groups for parameter in group]
 
     def check_finite(self, what: str, value: float, phase: Phase) -> None:
         if not math.isfinite(value):

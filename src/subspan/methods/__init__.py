@@ -54,6 +54,9 @@ METHODS = Registry(
         "ssc-omp": "subspan.methods.ssc_omp:SSCOMP",
         "lrr": "subspan.methods.lrr:LRR",
         "kssc": "subspan.methods.kssc:KSSC",
+        "dac": "subspan.methods.dac:DAC",
+        "infogan": "subspan.methods.infogan:InfoGAN",
+        "clustergan": "subspan.methods.clustergan:ClusterGAN",
     }
 )
 

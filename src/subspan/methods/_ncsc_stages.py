@@ -19,7 +19,7 @@ from subspan._random import generator
 from subspan._validation import Samples, iter_slices
 from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
 from subspan.encoders import Encoder
-from subspan.heads import Heads
+from subspan.heads import Heads, live_clusters
 from subspan.losses import L_neg, balance_loss, pair_confidence_loss
 from subspan.merging import consensus
 from subspan.pairs import Pairs, find_positives, local_batches
@@ -31,7 +31,6 @@ ANCHORS = 400  # samples per step of a classifier stage, at least,
 ANCHORS_PER_CLUSTER = 5  # and at least so many for each cluster of a start, on average
 STEPS = (50, 175)  # steps per epoch of a classifier stage, at least and at most
 HEAD_BATCH = 5000
-LIVE = 0.01  # a cluster with less than this share of n / k samples counts as empty
 
 
 @dataclass
@@ -343,12 +342,6 @@ def head_scores(heads: Heads, codes: Tensor) -> Tensor:
     parts = [heads(codes[rows]).log_softmax(dim=-1) for rows in iter_slices(len(codes), HEAD_BATCH)]
     heads.train(training)
     return torch.cat(parts, dim=1)
-
-
-def live_clusters(log_p: Tensor) -> int:
-    """Number of clusters of (n, k) log-probabilities that hold at least a hundredth of an equal share."""
-    n, k = log_p.shape
-    return int((torch.bincount(log_p.argmax(dim=1), minlength=k) >= max(1.0, LIVE * n / k)).sum())
 
 
 def effective_rank(Z: Tensor) -> float:
