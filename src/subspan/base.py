@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from subspan._validation import (
     fit_scaling,
     iter_slices,
 )
-from subspan.checkpoint import write_tensors
+from subspan.checkpoint import Checkpoint, write_tensors
 from subspan.errors import CheckpointError, InvalidInputError
 
 FORMAT = 1  # of saved models
@@ -158,6 +159,18 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
                 function(samples.batch(rows).to(self._device)).cpu() for rows in iter_slices(samples.n, PREDICT_BATCH)
             ]
         return torch.cat(parts).numpy()
+
+    def _checkpoint(self, samples: Samples, seed: int) -> Checkpoint | None:
+        """Where the run is saved: ``checkpoint_dir``, for methods that have it."""
+        parameters = self.get_params(deep=False)
+        if parameters.get("checkpoint_dir") is None:
+            return None
+        ignored = ("random_state", "device", "verbose", "checkpoint_dir", "resume")
+        fingerprint = {k: v for k, v in parameters.items() if k not in ignored}
+        some = np.unique(np.linspace(0, samples.n - 1, 100).astype(int))
+        data = zlib.crc32(samples.batch(some).numpy().tobytes())  # a hundred samples tell one data set from another
+        fingerprint |= {"seed": seed, "n_samples": samples.n, "shape": samples.shape, "data": data}
+        return Checkpoint(parameters["checkpoint_dir"], fingerprint, parameters["resume"])
 
     def _validate_parameters(self) -> None:
         """Check the parameters that do not depend on the data."""
