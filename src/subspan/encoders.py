@@ -243,9 +243,7 @@ def make_encoder(
     elif cls is MLPAutoencoder:
         sizes = _size_mlp(math.prod(input_shape), n_clusters, sizes)
     encoder = cls(input_shape, generator=generator, **sizes)
-    if (
-        encoder.trainable and not short_codes and encoder.n_codes <= 9 * n_clusters
-    ):
+    if encoder.trainable and not short_codes and encoder.n_codes <= 9 * n_clusters:
         raise InvalidInputError(
             f"The code length d={encoder.n_codes} must exceed 9 n_clusters={9 * n_clusters} (paper, Sec. 5.1): "
             f"give a larger code through {' or '.join(cls.options[:2])}, or leave these options out."

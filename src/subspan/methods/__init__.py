@@ -54,6 +54,7 @@ METHODS = Registry(
         "ssc-omp": "subspan.methods.ssc_omp:SSCOMP",
         "lrr": "subspan.methods.lrr:LRR",
         "kssc": "subspan.methods.kssc:KSSC",
+        "dsc-net": "subspan.methods.dsc_net:DSCNet",
     }
 )
 
