@@ -55,6 +55,7 @@ METHODS = Registry(
         "lrr": "subspan.methods.lrr:LRR",
         "kssc": "subspan.methods.kssc:KSSC",
         "dsc-net": "subspan.methods.dsc_net:DSCNet",
+        "k-scn": "subspan.methods.k_scn:KSCN",
     }
 )
 
