@@ -2,13 +2,17 @@
 ACCV 2018), in row form.
 
 k-subspaces       min sum_i ||z_i - z_i U_c U_c^T||^2  over labels c = s(i) and U_1 .. U_k with U_c^T U_c = I
-Loss              L = 1/2 ||x - xhat||^2 + lambda / 2 ||z - z U_s U_s^T||^2,  mean over samples
+Loss              L = 1/2 ||x - xhat||^2 + lambda / 2 ||z - z U_s U_s^T||^2,  mean over samples (``normalize=False``)
+Ours              L = 1/2 ||x - xhat||^2 + lambda / 2 mean ||x||^2 ||z - z U_s U_s^T||^2 / ||z||^2
 Assignment        s(i) = argmin_c ||z_i - z_i U_c U_c^T||
 Bases, k-SCN-S    the leading right singular vectors of the codes of each cluster, recomputed between epochs
 Bases, k-SCN-G    a gradient step on the Grassmann manifold after every step of the network, with a retraction
 
 The auto-encoder is pre-trained; subspaces start from a clustering of a sample of its codes; then assignment, bases
 and network are updated in turn. Nothing of size n x n is built. The mathematics is in :mod:`subspan.k_subspaces`.
+
+The literal loss falls for free when the encoder shrinks its codes and the decoder enlarges its weights (Haeffele, You,
+Vidal 2021), and its balance depends on the range of pixels. Ours measures both terms as shares of what they explain.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides
 from subspan._random import generator
@@ -84,6 +89,7 @@ class SubspacePhase(Phase):
         *,
         update: str,
         weight: float,
+        unit: bool,
         epochs: int,
         batch_size: int,
         rates: dict[str, float],
@@ -92,7 +98,7 @@ class SubspacePhase(Phase):
     ):
         super().__init__(PHASE, epochs, batch_size, MIN_STEPS)
         self.samples, self.encoder, self.subspaces, self.initial = samples, encoder, subspaces, start
-        self.update, self.weight, self.rates = update, weight, rates
+        self.update, self.weight, self.unit, self.rates = update, weight, unit, rates
         self.tolerance, self.device = tolerance, device
 
     def start(self) -> None:
@@ -100,7 +106,9 @@ class SubspacePhase(Phase):
 
     def refresh(self) -> None:
         """Codes of all samples, and the subspace of each."""
-        self.codes = encode(self.samples, self.encoder, self.device)
+        codes = encode(self.samples, self.encoder, self.device)
+        self.code_norm = float(codes.norm(dim=1).mean())
+        self.codes = normalize(codes, dim=1) if self.unit else codes
         self.labels = assign(self.codes, self.subspaces.bases)[0]
 
     def reset(self, gen: torch.Generator, restart: int) -> None:
@@ -114,10 +122,13 @@ class SubspacePhase(Phase):
     def losses(self, batch: Tensor, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
         x = self.samples.batch(batch).to(self.device)
         z, xhat = self.encoder(x)
+        weight = self.weight
+        if self.unit:
+            z, weight = normalize(z, dim=1), weight * float(x.square().sum() / len(x))
         nearest = residuals(z, self.subspaces.bases).min(dim=1)
         yield {
             "reconstruction": (x - xhat).square().sum() / (2 * len(x)),
-            "residual": self.weight / 2 * nearest.values.mean(),
+            "residual": weight / 2 * nearest.values.mean(),
         }
         if self.update == "grassmann":  # after the step of the network
             moved = grassmann_step(z.detach(), nearest.indices, self.subspaces.bases, self.rates["bases"])
@@ -133,7 +144,7 @@ class SubspacePhase(Phase):
         sizes = torch.bincount(self.labels, minlength=k)
         return {
             "relative_residual": float(values.sum() / self.codes.square().sum().clamp_min(1e-30)),
-            "mean_code_norm": float(self.codes.norm(dim=1).mean()),  # shrinking codes lower the residual for free
+            "mean_code_norm": self.code_norm,
             "changed": float((self.labels != before).double().mean()),
             "live_clusters": int((sizes >= max(1.0, LIVE * len(self.labels) / k)).sum()),
         }
@@ -163,6 +174,8 @@ class KSCN(Clusterer):
         k-SCN-S or k-SCN-G.
     lambda_residual : float
         Weight of the projection residual against the reconstruction.
+    normalize : bool
+        Subspaces of codes of unit length, and the residual in units of the samples; False is the paper's loss.
     init : {"spectral", "restarts"}
         Subspaces start from self-expression and spectral clustering of a sample of codes, or from the best of
         ``n_init`` random starts of k-subspaces on it, by residual; k-subspaces of all codes follows.
@@ -181,7 +194,7 @@ class KSCN(Clusterer):
         Overrides of "autoencoder" (1e-3), "encoder" (1e-4, after pre-training) and "bases" (0.1, of the Grassmann
         step; 1 is the inverse of the largest curvature, and at most 2 is safe).
     tolerance : float
-        Training stops when a smaller share of the labels changed in an epoch.
+        Training stops when a smaller share of the labels changed in an epoch; 0 trains to the end.
     random_state : int, RandomState or None
     device : str
     channel_axis : "auto", 1 or -1
@@ -207,7 +220,8 @@ class KSCN(Clusterer):
         *,
         subspace_dim=10,
         update="svd",
-        lambda_residual=0.1,
+        lambda_residual=1.0,
+        normalize=True,
         init="spectral",
         init_samples=5000,
         n_init=10,
@@ -216,7 +230,7 @@ class KSCN(Clusterer):
         batch_size=256,
         epochs=None,
         learning_rates=None,
-        tolerance=0.001,
+        tolerance=0.0,
         random_state=None,
         device="auto",
         channel_axis="auto",
@@ -228,6 +242,7 @@ class KSCN(Clusterer):
         self.subspace_dim = subspace_dim
         self.update = update
         self.lambda_residual = lambda_residual
+        self.normalize = normalize
         self.init = init
         self.init_samples = init_samples
         self.n_init = n_init
@@ -262,7 +277,8 @@ class KSCN(Clusterer):
         if encoder.trainable:
             self._train(samples, encoder, subspaces, start, seed)
         else:
-            self._alternate(encode(samples, encoder, self._device), subspaces, start, seed)
+            codes = encode(samples, encoder, self._device)
+            self._alternate(normalize(codes, dim=1) if self.normalize else codes, subspaces, start, seed)
         self.encoder_, self.bases_ = encoder.eval(), subspaces.bases
         self.labels_ = assign(encode(samples, encoder, self._device), self.bases_)[0].cpu().numpy()
 
@@ -285,6 +301,7 @@ class KSCN(Clusterer):
                 start,
                 update=self.update,
                 weight=self.lambda_residual,
+                unit=self.normalize,
                 epochs=epochs[PHASE],
                 batch_size=self.batch_size,
                 rates=rates,
@@ -311,9 +328,7 @@ class KSCN(Clusterer):
         self.stop_reasons_ = {PHASE: "settled: no label changes"}
 
     def _network(self, shape: tuple[int, ...], gen: torch.Generator) -> Encoder:
-        return make_encoder(
-            self.encoder, shape, self.n_clusters, gen, short_codes=True, **(self.encoder_options or {})
-        )
+        return make_encoder(self.encoder, shape, self.n_clusters, gen, short_codes=True, **(self.encoder_options or {}))
 
     def _dimension(self, n_codes: int) -> int:
         """``subspace_dim``, below the length of the codes where that is possible: else every residual is zero."""
