@@ -14,7 +14,8 @@ import subspan
 ROOT = Path(subspan.__file__).parent
 LAYERS = {
     "errors _random _validation _parameters _resources": 0,
-    "self_expression affinity losses spectral postprocessing convex sparse_codes principal subspaces k_subspaces pairs merging": 1,
+    "self_expression affinity losses spectral postprocessing convex sparse_codes principal pairs merging": 1,
+    "subspaces k_subspaces": 1,
     "encoders layers heads scattering wavelets checkpoint": 1,
     "training pretraining": 2,
     "progress base": 3,

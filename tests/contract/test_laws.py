@@ -17,6 +17,8 @@ K, N, P = 3, 240, 24
 # what makes a method quick on the planted data; methods not named here run with their defaults
 SETTINGS = {
     "ncsc": {"epochs": {"starts": 3, "classifier": 5, "collaboration": 1}, "n_starts": 2, "head_width": 32},
+    "dsc-net": {"epochs": {"self_expression": 150}},
+    "k-scn": {"subspace_dim": 3},
 }
 
 
