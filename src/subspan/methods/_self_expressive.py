@@ -168,7 +168,7 @@ class SelfExpressiveClusterer(Clusterer):
         if m < samples.n:
             rows = np.sort(np.random.default_rng([seed, 1]).choice(samples.n, m, replace=False))
         self.sample_indices_ = rows
-        Z = self._solve(samples, rows, seed)
+        Z = self._represent(samples, rows, seed)
         self.labels_ = np.zeros(samples.n, dtype=np.int64)
         labels = spectral_labels(
             self.affinity(), self.n_clusters, seed=seed, assign=self.assign_labels, n_init=self.n_init
@@ -179,7 +179,7 @@ class SelfExpressiveClusterer(Clusterer):
         for part in iter_slices(len(rest), PREDICT_BATCH):
             self.labels_[rest[part]] = self._labels(samples.batch(rest[part]).to(self._device)).cpu().numpy()
 
-    def _solve(self, samples: Samples, rows: np.ndarray, seed: int) -> Tensor:
+    def _represent(self, samples: Samples, rows: np.ndarray, seed: int) -> Tensor:
         """Vectors (m, d) of the samples ``rows``; sets ``coefficients_``, ``history_`` and ``stop_reasons_``."""
         Z = self._gather(samples, rows)
         start = time.perf_counter()

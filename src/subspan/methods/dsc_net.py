@@ -161,9 +161,10 @@ class DSCNet(SelfExpressiveClusterer):
     @property
     def n_iter_(self) -> int:
         """Epochs of the training of C."""
-        return sum(record["phase"] == PHASE for record in self.history_)
+        history: Any = self.history_
+        return sum(record["phase"] == PHASE for record in history)
 
-    def _solve(self, samples: Samples, rows: np.ndarray, seed: int) -> Tensor:
+    def _represent(self, samples: Samples, rows: np.ndarray, seed: int) -> Tensor:
         encoder = self._network(samples.shape, generator(seed, 2)).to(self._device)
         layer = LearnedSelfExpression([len(rows)], gamma=0.0, memory_limit=self.memory_limit).to(self._device)
         outcome = train(
@@ -174,7 +175,7 @@ class DSCNet(SelfExpressiveClusterer):
             checkpoint=self._checkpoint(samples, seed),
             callbacks=[Progress()] if self.verbose else [],
         )
-        self.history_, self.stop_reasons_ = outcome.history, outcome.stop_reasons
+        self.history_, self.stop_reasons_ = list(map(dict, outcome.history)), outcome.stop_reasons
         self.encoder_ = encoder.eval()
         Z = self._gather(samples, rows)
         self.coefficients_ = layer.coefficients(Z).detach().cpu().numpy()
