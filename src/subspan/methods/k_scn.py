@@ -3,7 +3,7 @@ ACCV 2018), in row form.
 
 k-subspaces       min sum_i ||z_i - z_i U_c U_c^T||^2  over labels c = s(i) and U_1 .. U_k with U_c^T U_c = I
 Loss              L = 1/2 ||x - xhat||^2 + lambda / 2 ||z - z U_s U_s^T||^2,  mean over samples (``normalize=False``)
-Ours              L = 1/2 ||x - xhat||^2 + lambda / 2 mean ||x||^2 ||z - z U_s U_s^T||^2 / ||z||^2
+Ours              L = 1/2 ||x - xhat||^2 + lambda / 2 mean ||x||^2 ||v - v U_s U_s^T||^2,  v = z - mean z, unit length
 Assignment        s(i) = argmin_c ||z_i - z_i U_c U_c^T||
 Bases, k-SCN-S    the leading right singular vectors of the codes of each cluster, recomputed between epochs
 Bases, k-SCN-G    a gradient step on the Grassmann manifold after every step of the network, with a retraction
@@ -12,7 +12,8 @@ The auto-encoder is pre-trained; subspaces start from a clustering of a sample o
 and network are updated in turn. Nothing of size n x n is built. The mathematics is in :mod:`subspan.k_subspaces`.
 
 The literal loss falls for free when the encoder shrinks its codes and the decoder enlarges its weights (Haeffele, You,
-Vidal 2021), and its balance depends on the range of pixels. Ours measures both terms as shares of what they explain.
+Vidal 2021), and its balance depends on the range of pixels. Ours measures both terms as shares of what they explain;
+codes are centred, else adding one vector to all of them, which every subspace can hold, lowers that share for free.
 """
 
 from __future__ import annotations
@@ -68,13 +69,20 @@ class Start:
 
 
 class Subspaces(nn.Module):
-    """The bases, kept with the checkpoint."""
+    """The bases and the mean of the codes, kept with the checkpoint; ``unit`` is the choice between the two losses."""
 
     bases: Tensor
+    center: Tensor
 
-    def __init__(self, k: int, d: int, r: int):
+    def __init__(self, k: int, d: int, r: int, unit: bool):
         super().__init__()
+        self.unit = unit
         self.register_buffer("bases", torch.eye(d, r).repeat(k, 1, 1))
+        self.register_buffer("center", torch.zeros(d))
+
+    def points(self, z: Tensor) -> Tensor:
+        """Codes (b, d) as subspaces see them: centred and of unit length, or as they are."""
+        return normalize(z - self.center, dim=1) if self.unit else z
 
 
 class SubspacePhase(Phase):
@@ -89,7 +97,6 @@ class SubspacePhase(Phase):
         *,
         update: str,
         weight: float,
-        unit: bool,
         epochs: int,
         batch_size: int,
         rates: dict[str, float],
@@ -98,17 +105,18 @@ class SubspacePhase(Phase):
     ):
         super().__init__(PHASE, epochs, batch_size, MIN_STEPS)
         self.samples, self.encoder, self.subspaces, self.initial = samples, encoder, subspaces, start
-        self.update, self.weight, self.unit, self.rates = update, weight, unit, rates
+        self.update, self.weight, self.rates = update, weight, rates
         self.tolerance, self.device = tolerance, device
 
     def start(self) -> None:
         self.refresh()
 
     def refresh(self) -> None:
-        """Codes of all samples, and the subspace of each."""
+        """Codes of all samples, their mean, and the subspace of each."""
         codes = encode(self.samples, self.encoder, self.device)
         self.code_norm = float(codes.norm(dim=1).mean())
-        self.codes = normalize(codes, dim=1) if self.unit else codes
+        self.subspaces.center.copy_(codes.mean(dim=0))
+        self.codes = self.subspaces.points(codes)
         self.labels = assign(self.codes, self.subspaces.bases)[0]
 
     def reset(self, gen: torch.Generator, restart: int) -> None:
@@ -122,16 +130,15 @@ class SubspacePhase(Phase):
     def losses(self, batch: Tensor, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
         x = self.samples.batch(batch).to(self.device)
         z, xhat = self.encoder(x)
-        weight = self.weight
-        if self.unit:
-            z, weight = normalize(z, dim=1), weight * float(x.square().sum() / len(x))
-        nearest = residuals(z, self.subspaces.bases).min(dim=1)
+        points = self.subspaces.points(z)
+        weight = self.weight * float(x.square().sum() / len(x)) if self.subspaces.unit else self.weight
+        nearest = residuals(points, self.subspaces.bases).min(dim=1)
         yield {
             "reconstruction": (x - xhat).square().sum() / (2 * len(x)),
             "residual": weight / 2 * nearest.values.mean(),
         }
         if self.update == "grassmann":  # after the step of the network
-            moved = grassmann_step(z.detach(), nearest.indices, self.subspaces.bases, self.rates["bases"])
+            moved = grassmann_step(points.detach(), nearest.indices, self.subspaces.bases, self.rates["bases"])
             self.subspaces.bases.copy_(moved)
 
     def monitor(self) -> Record:
@@ -175,7 +182,7 @@ class KSCN(Clusterer):
     lambda_residual : float
         Weight of the projection residual against the reconstruction.
     normalize : bool
-        Subspaces of codes of unit length, and the residual in units of the samples; False is the paper's loss.
+        Subspaces of centred codes of unit length, and the residual in units of the samples; False is the paper's loss.
     init : {"spectral", "restarts"}
         Subspaces start from self-expression and spectral clustering of a sample of codes, or from the best of
         ``n_init`` random starts of k-subspaces on it, by residual; k-subspaces of all codes follows.
@@ -209,7 +216,7 @@ class KSCN(Clusterer):
     ----------
     labels_ : ndarray of shape (n,)
     bases_ : Tensor of shape (k, d, r)
-    encoder_ : torch module
+    encoder_, subspaces_ : torch modules
     history_ : list of dict
     stop_reasons_ : dict
     """
@@ -272,15 +279,16 @@ class KSCN(Clusterer):
         samples = samples.with_scaling(self.scaling_)
         encoder = self._network(samples.shape, generator(seed, 1)).to(self._device)
         self._preflight(samples.n, encoder.n_codes)
-        subspaces = Subspaces(self.n_clusters, encoder.n_codes, self._dimension(encoder.n_codes)).to(self._device)
+        r = self._dimension(encoder.n_codes)
+        subspaces = Subspaces(self.n_clusters, encoder.n_codes, r, self.normalize).to(self._device)
         start = Start(self.init, self.init_samples, self.n_init)
         if encoder.trainable:
             self._train(samples, encoder, subspaces, start, seed)
         else:
-            codes = encode(samples, encoder, self._device)
-            self._alternate(normalize(codes, dim=1) if self.normalize else codes, subspaces, start, seed)
-        self.encoder_, self.bases_ = encoder.eval(), subspaces.bases
-        self.labels_ = assign(encode(samples, encoder, self._device), self.bases_)[0].cpu().numpy()
+            self._alternate(encode(samples, encoder, self._device), subspaces, start, seed)
+        self.encoder_, self.subspaces_ = encoder.eval(), subspaces
+        codes = encode(samples, encoder, self._device)
+        self.labels_ = assign(subspaces.points(codes), subspaces.bases)[0].cpu().numpy()
 
     def _train(self, samples: Samples, encoder: Encoder, subspaces: Subspaces, start: Start, seed: int) -> None:
         epochs, rates = EPOCHS | (self.epochs or {}), RATES | (self.learning_rates or {})
@@ -301,7 +309,6 @@ class KSCN(Clusterer):
                 start,
                 update=self.update,
                 weight=self.lambda_residual,
-                unit=self.normalize,
                 epochs=epochs[PHASE],
                 batch_size=self.batch_size,
                 rates=rates,
@@ -320,8 +327,10 @@ class KSCN(Clusterer):
         self.history_, self.stop_reasons_ = outcome.history, outcome.stop_reasons
 
     def _alternate(self, codes: Tensor, subspaces: Subspaces, start: Start, seed: int) -> None:
-        """k-subspaces alone: there is no network to train."""
-        bases = start.bases(codes, *subspaces.bases.shape[::2], generator(seed, 2))
+        """k-subspaces alone: there is no network to train, so the given codes are not centred."""
+        codes = subspaces.points(codes)
+        k, _, r = subspaces.bases.shape
+        bases = start.bases(codes, k, r, generator(seed, 2))
         subspaces.bases.copy_(bases)
         residual = float(assign(codes, bases)[1].mean())
         self.history_ = [{"phase": PHASE, "epoch": 0, "residual": residual}]
@@ -356,21 +365,29 @@ class KSCN(Clusterer):
             "are free: lower init_samples, give a shorter code through encoder_options, or fit fewer samples"
         )
 
+    @property
+    def bases_(self) -> Tensor:
+        """Orthonormal bases of the subspaces."""
+        return self.subspaces_.bases
+
     def _labels(self, batch: Tensor) -> Tensor:
-        return assign(self.encoder_.encode(batch), self.bases_)[0]
+        return assign(self.subspaces_.points(self.encoder_.encode(batch)), self.bases_)[0]
 
     def _codes(self, batch: Tensor) -> Tensor:
         return self.encoder_.encode(batch)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"encoder.{name}": value for name, value in self.encoder_.state_dict().items()}
-        return tensors | {"bases": self.bases_}, {"encoder": self.encoder_.config()}
+        modules: dict[str, nn.Module] = {"encoder": self.encoder_, "subspaces": self.subspaces_}
+        tensors = {f"{m}.{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
+        return tensors, {"encoder": self.encoder_.config()}
 
     def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
-        self.bases_ = tensors.pop("bases").to(self._device)
-        encoder = build_encoder(**extra["encoder"])
-        encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in tensors.items()})
-        self.encoder_ = encoder.to(self._device).eval()
+        self.encoder_ = build_encoder(**extra["encoder"])
+        k, d, r = tensors["subspaces.bases"].shape
+        self.subspaces_ = Subspaces(k, d, r, self.normalize)
+        for name, module in {"encoder.": self.encoder_, "subspaces.": self.subspaces_}.items():
+            module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
+            module.to(self._device).eval()
 
     def _validate_parameters(self) -> None:
         check_choice("update", self.update, ("svd", "grassmann"))
