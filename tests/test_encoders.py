@@ -15,6 +15,7 @@ from subspan.encoders import (
     ConvAutoencoder,
     PreactResidualAutoencoder,
     ResidualAutoencoder,
+    activation_entries,
     build_encoder,
     make_encoder,
     reset_parameters,
@@ -340,6 +341,23 @@ def test_given_sizes_are_kept():
 def test_errors_say_what_to_do(name, shape, options, words):
     with pytest.raises(InvalidInputError, match=words):
         make(name, shape, **options)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("identity", (2, 3)), ("mlp", (5,))])
+def test_activations_are_counted_per_sample(name, shape):
+    """Input, code and reconstruction, and what every layer returns."""
+    options = {} if name == "identity" else {"latent_dim": 32, "hidden": [11]}
+    encoder = make(name, shape, 2, **options)
+    hidden = 0 if name == "identity" else 2 * (11 + 11) + 32 + 5  # linear and ReLU, both ways; code; output
+    assert activation_entries(encoder) == 2 * math.prod(shape) + encoder.n_codes + hidden
+
+
+def test_methods_without_the_rule_on_the_code_length_take_short_codes():
+    faces = {"channels": [3, 3, 5], "kernels": [3, 3, 3], "strides": [2, 2, 2]}
+    with pytest.raises(InvalidInputError, match="d=80 must exceed 9 n_clusters=360"):
+        make("conv", (1, 32, 32), 40, **faces)
+    assert make("conv", (1, 32, 32), 40, short_codes=True, **faces).code_shape == (5, 4, 4)
+    assert make("conv", (1, 28, 28), short_codes=True).config() == make("conv", (1, 28, 28)).config()
 
 
 def test_small_images_have_a_way_out():

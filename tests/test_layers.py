@@ -15,7 +15,7 @@ ROOT = Path(subspan.__file__).parent
 LAYERS = {
     "errors _random _validation _parameters _resources _json _environment": 0,
     "self_expression affinity losses spectral postprocessing convex sparse_codes principal subspaces pairs merging": 1,
-    "neighbours multiscale gans augment": 1,
+    "neighbours multiscale gans augment k_subspaces": 1,
     "encoders layers heads scattering wavelets checkpoint": 1,
     "training pretraining": 2,
     "progress base": 3,

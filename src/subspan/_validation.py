@@ -46,6 +46,10 @@ class Scaling:
             out /= self.scale
         return out.astype(np.float32, copy=False)
 
+    def without_shift(self) -> Scaling:
+        """Scaling alone, at least as strong: for linear subspaces, which pass through the origin."""
+        return Scaling(scale=max(self.scale, float(np.abs(self.shift).max(initial=0.0))))
+
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """``{"shift", "scale"}`` as float64 tensors, as safetensors stores them."""
         return {

@@ -195,7 +195,15 @@ ENCODERS: dict[str, type[Any]] = {
 }
 
 
-def make_encoder(name: str, input_shape: Ints, n_clusters: int, generator: torch.Generator, **options: Any) -> Encoder:
+def make_encoder(
+    name: str,
+    input_shape: Ints,
+    n_clusters: int,
+    generator: torch.Generator,
+    *,
+    short_codes: bool = False,
+    **options: Any,
+) -> Encoder:
     """Encoder sized to the data and to d > 9 k (paper, Sec. 5.1).
 
     Images: stages of stride 2 are added until the final map has at most 7 x 7 pixels (or a side of 2 or 3). Where a
@@ -211,6 +219,8 @@ def make_encoder(name: str, input_shape: Ints, n_clusters: int, generator: torch
     input_shape : (p,) or (c, h, w)
     n_clusters : int
     generator : torch.Generator
+    short_codes : bool
+        Take given sizes with d <= 9 k, for methods whose paper does not ask for more; default sizes are the same.
     **options
         ``channels``, ``strides``, ``kernels`` of an image encoder, ``latent_dim``, ``hidden`` of "mlp"; None means
         unset. What is given is never changed.
@@ -218,7 +228,8 @@ def make_encoder(name: str, input_shape: Ints, n_clusters: int, generator: torch
     Raises
     ------
     InvalidInputError
-        Unknown name or option, an image encoder on vectors or on images below 8 x 8, or given sizes with d <= 9 k.
+        Unknown name or option, an image encoder on vectors or on images below 8 x 8, or given sizes with d <= 9 k
+        (unless ``short_codes``).
     """
     if name == "auto":
         name = "conv" if len(input_shape) == 3 else "identity"
@@ -232,7 +243,7 @@ def make_encoder(name: str, input_shape: Ints, n_clusters: int, generator: torch
     elif cls is MLPAutoencoder:
         sizes = _size_mlp(math.prod(input_shape), n_clusters, sizes)
     encoder = cls(input_shape, generator=generator, **sizes)
-    if encoder.trainable and encoder.n_codes <= 9 * n_clusters:  # only through sizes that were given
+    if encoder.trainable and not short_codes and encoder.n_codes <= 9 * n_clusters:
         raise InvalidInputError(
             f"The code length d={encoder.n_codes} must exceed 9 n_clusters={9 * n_clusters} (paper, Sec. 5.1): "
             f"give a larger code through {' or '.join(cls.options[:2])}, or leave these options out."
@@ -243,6 +254,20 @@ def make_encoder(name: str, input_shape: Ints, n_clusters: int, generator: torch
 def build_encoder(name: str, *, generator: torch.Generator | None = None, **architecture: Any) -> Encoder:
     """Encoder from its ``config()``; without a generator the weights are those of seed 0, to be overwritten."""
     return _lookup(name)(generator=generator or make_generator(0), **architecture)
+
+
+@torch.no_grad()
+def activation_entries(encoder: Encoder) -> int:
+    """Entries that one sample takes in the input, the code, the reconstruction and every layer: a backward pass keeps
+    nearly all of them."""
+    sizes = [2 * math.prod(encoder.input_shape) + encoder.n_codes]
+    leaves = [module for module in encoder.modules() if module is not encoder and not list(module.children())]
+    hooks = [leaf.register_forward_hook(lambda module, given, out: sizes.append(out.numel())) for leaf in leaves]
+    device = next(iter(encoder.parameters()), torch.empty(0)).device
+    encoder(torch.zeros(1, *encoder.input_shape, device=device))
+    for hook in hooks:
+        hook.remove()
+    return sum(sizes)
 
 
 @torch.no_grad()

@@ -35,6 +35,8 @@ SETTINGS = {
         "noise_dim": 4,
         "learning_rates": {"discriminator": 2e-3, "generator": 2e-3},
     },
+    "dsc-net": {"epochs": {"self_expression": 150}},
+    "k-scn": {"subspace_dim": 3},
 }
 CLUSTERS = {"dac": 10}  # three are too few for its thresholds, see docs/methods/dac.md
 SHAPES = ("clustergan", "dac", "infogan")  # methods that cluster images by what they show, not by subspaces

@@ -57,6 +57,8 @@ METHODS = Registry(
         "dac": "subspan.methods.dac:DAC",
         "infogan": "subspan.methods.infogan:InfoGAN",
         "clustergan": "subspan.methods.clustergan:ClusterGAN",
+        "dsc-net": "subspan.methods.dsc_net:DSCNet",
+        "k-scn": "subspan.methods.k_scn:KSCN",
     }
 )
 

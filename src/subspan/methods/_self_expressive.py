@@ -6,6 +6,7 @@ A method says how coefficients come from unit vectors (``_express``) and how muc
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from subspan._resources import available_bytes
-from subspan._validation import Samples, Scaling, check_samples, iter_slices
+from subspan._validation import Samples, check_samples, iter_slices
 from subspan.base import PREDICT_BATCH, Clusterer
 from subspan.errors import InvalidInputError, ResourceError
 from subspan.postprocessing import coefficient_affinity
@@ -121,7 +122,7 @@ class SelfExpressiveClusterer(Clusterer):
         self._validate_parameters()
         samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
         m = self._fitted_size(samples.n)
-        return {"n_fitted": m, "memory_bytes": self._bytes(m, int(np.prod(samples.shape)))}
+        return {"n_fitted": m, "memory_bytes": self._bytes(m, self._entries(samples.shape))}
 
     def affinity(self):
         """Affinity (m, m) that was clustered: ``coefficients_`` after post-processing; dense or sparse."""
@@ -159,22 +160,15 @@ class SelfExpressiveClusterer(Clusterer):
         return 3 * 4 * n * n
 
     def _fit(self, samples: Samples, seed: int) -> None:
-        shift = float(np.abs(self.scaling_.shift).max(initial=0.0))
-        self.scaling_ = Scaling(scale=max(self.scaling_.scale, shift))  # subspaces pass through the origin: no shift
+        self.scaling_ = self.scaling_.without_shift()
         samples = samples.with_scaling(self.scaling_)
         m = self._fitted_size(samples.n)
-        self._preflight(m, self.n_features_in_)
+        self._preflight(m, self._entries(samples.shape))
         rows = np.arange(samples.n)
         if m < samples.n:
             rows = np.sort(np.random.default_rng([seed, 1]).choice(samples.n, m, replace=False))
         self.sample_indices_ = rows
-        Z = torch.cat([self._vectors(samples.batch(rows[part]).to(self._device)) for part in iter_slices(m, 5000)])
-        start = time.perf_counter()
-        found = self._express(Z)
-        self.coefficients_ = found.C
-        self.stop_reasons_ = {PHASE: found.stop_reason}
-        seconds = time.perf_counter() - start
-        self.history_ = [{"phase": PHASE, "epoch": found.n_iter, **found.figures, "seconds": seconds}]
+        Z = self._represent(samples, rows, seed)
         self.labels_ = np.zeros(samples.n, dtype=np.int64)
         labels = spectral_labels(
             self.affinity(), self.n_clusters, seed=seed, assign=self.assign_labels, n_init=self.n_init
@@ -184,6 +178,25 @@ class SelfExpressiveClusterer(Clusterer):
         rest = np.setdiff1d(np.arange(samples.n), rows)
         for part in iter_slices(len(rest), PREDICT_BATCH):
             self.labels_[rest[part]] = self._labels(samples.batch(rest[part]).to(self._device)).cpu().numpy()
+
+    def _represent(self, samples: Samples, rows: np.ndarray, seed: int) -> Tensor:
+        """Vectors (m, d) of the samples ``rows``; sets ``coefficients_``, ``history_`` and ``stop_reasons_``."""
+        Z = self._gather(samples, rows)
+        start = time.perf_counter()
+        found = self._express(Z)
+        self.coefficients_ = found.C
+        self.stop_reasons_ = {PHASE: found.stop_reason}
+        seconds = time.perf_counter() - start
+        self.history_ = [{"phase": PHASE, "epoch": found.n_iter, **found.figures, "seconds": seconds}]
+        return Z
+
+    def _gather(self, samples: Samples, rows: np.ndarray) -> Tensor:
+        parts = (samples.batch(rows[part]) for part in iter_slices(len(rows), PREDICT_BATCH))
+        return torch.cat([self._vectors(part.to(self._device)) for part in parts])
+
+    def _entries(self, shape: tuple[int, ...]) -> int:
+        """Entries per sample that the estimate of memory counts."""
+        return math.prod(shape)
 
     def _vectors(self, batch: Tensor) -> Tensor:
         """Scaled samples (b, ...) as vectors (b, p), of unit length unless they are zero."""
