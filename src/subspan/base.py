@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from subspan._validation import (
     fit_scaling,
     iter_slices,
 )
-from subspan.checkpoint import write_tensors
+from subspan.checkpoint import Checkpoint, write_tensors
 from subspan.errors import CheckpointError, InvalidInputError
 
 FORMAT = 1  # of saved models
@@ -145,6 +146,18 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
     @property
     def _device(self) -> torch.device:
         return resolve_device(self.device)
+
+    def _checkpoint(self, samples: Samples, seed: int) -> Checkpoint | None:
+        """Where the training loop saves and what the state depends on; None without ``checkpoint_dir``."""
+        parameters = self.get_params(deep=False)
+        if parameters["checkpoint_dir"] is None:
+            return None
+        ignored = ("random_state", "device", "verbose", "checkpoint_dir", "resume")
+        fingerprint = {k: v for k, v in parameters.items() if k not in ignored}
+        some = np.unique(np.linspace(0, samples.n - 1, 100).astype(int))
+        data = zlib.crc32(samples.batch(some).numpy().tobytes())  # a hundred samples tell one data set from another
+        fingerprint |= {"seed": seed, "n_samples": samples.n, "shape": samples.shape, "data": data}
+        return Checkpoint(parameters["checkpoint_dir"], fingerprint, parameters["resume"])
 
     def _map(self, X, function) -> np.ndarray:
         """Apply ``function`` (batch tensor -> tensor) to all samples of X, batch by batch."""

@@ -19,7 +19,6 @@ spectral clustering. Losses live in :mod:`subspan.losses`, the stages in :mod:`s
 from __future__ import annotations
 
 import math
-import zlib
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,6 @@ from subspan._resources import available_bytes
 from subspan._validation import Samples, check_n_clusters, check_same_features, check_samples
 from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
 from subspan.base import Clusterer
-from subspan.checkpoint import Checkpoint
 from subspan.encoders import Encoder, build_encoder, make_encoder
 from subspan.errors import DivergenceError, InvalidInputError, ResourceError
 from subspan.heads import Heads, build_heads
@@ -411,16 +409,6 @@ class NCSC(Clusterer):
         if fixed is None:
             return ClosedFormSelfExpression(self.gamma)
         return LearnedSelfExpression([len(batch) for batch in fixed], self.gamma)
-
-    def _checkpoint(self, samples: Samples, seed: int) -> Checkpoint | None:
-        if self.checkpoint_dir is None:
-            return None
-        ignored = ("random_state", "device", "verbose", "checkpoint_dir", "resume")
-        fingerprint = {k: v for k, v in self.get_params(deep=False).items() if k not in ignored}
-        some = np.unique(np.linspace(0, samples.n - 1, 100).astype(int))
-        data = zlib.crc32(samples.batch(some).numpy().tobytes())  # a hundred samples tell one data set from another
-        fingerprint |= {"seed": seed, "n_samples": samples.n, "shape": samples.shape, "data": data}
-        return Checkpoint(self.checkpoint_dir, fingerprint, self.resume)
 
     def _validate_parameters(self) -> None:
         check_choice("recipe", self.recipe, ("paper",))
