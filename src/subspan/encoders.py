@@ -195,7 +195,15 @@ ENCODERS: dict[str, type[Any]] = {
 }
 
 
-def make_encoder(name: str, input_shape: Ints, n_clusters: int, generator: torch.Generator, **options: Any) -> Encoder:
+def make_encoder(
+    name: str,
+    input_shape: Ints,
+    n_clusters: int,
+    generator: torch.Generator,
+    *,
+    codes_per_cluster: int = 9,
+    **options: Any,
+) -> Encoder:
     """Encoder sized to the data and to d > 9 k (paper, Sec. 5.1).
 
     Images: stages of stride 2 are added until the final map has at most 7 x 7 pixels (or a side of 2 or 3). Where a
@@ -211,6 +219,8 @@ def make_encoder(name: str, input_shape: Ints, n_clusters: int, generator: torch
     input_shape : (p,) or (c, h, w)
     n_clusters : int
     generator : torch.Generator
+    codes_per_cluster : int
+        The 9 of d > 9 k. 0 for methods that want short codes.
     **options
         ``channels``, ``strides``, ``kernels`` of an image encoder, ``latent_dim``, ``hidden`` of "mlp"; None means
         unset. What is given is never changed.
@@ -228,14 +238,15 @@ def make_encoder(name: str, input_shape: Ints, n_clusters: int, generator: torch
         raise InvalidInputError(f"Encoder {name!r} has no option {min(unknown)!r}, only {list(cls.options)}.")
     if issubclass(cls, ImageAutoencoder):
         _check_images(name, input_shape)
-        sizes = _size_images(cls, input_shape, n_clusters, sizes)
+        sizes = _size_images(cls, input_shape, codes_per_cluster * n_clusters, sizes)
     elif cls is MLPAutoencoder:
         sizes = _size_mlp(math.prod(input_shape), n_clusters, sizes)
     encoder = cls(input_shape, generator=generator, **sizes)
-    if encoder.trainable and encoder.n_codes <= 9 * n_clusters:  # only through sizes that were given
+    least = codes_per_cluster * n_clusters
+    if encoder.trainable and encoder.n_codes <= least:  # only through sizes that were given
         raise InvalidInputError(
-            f"The code length d={encoder.n_codes} must exceed 9 n_clusters={9 * n_clusters} (paper, Sec. 5.1): "
-            f"give a larger code through {' or '.join(cls.options[:2])}, or leave these options out."
+            f"The code length d={encoder.n_codes} must exceed {codes_per_cluster} n_clusters={least} (paper, Sec. 5.1)"
+            f": give a larger code through {' or '.join(cls.options[:2])}, or leave these options out."
         )
     return encoder
 
@@ -292,22 +303,22 @@ def _check_images(name: str, input_shape: Ints) -> None:
 
 
 def _size_images(
-    cls: type[ImageAutoencoder], input_shape: Ints, n_clusters: int, given: dict[str, Any]
+    cls: type[ImageAutoencoder], input_shape: Ints, least: int, given: dict[str, Any]
 ) -> dict[str, list[int]]:
-    """Channels, strides and kernels by the rule of :func:`make_encoder`."""
+    """Channels, strides and kernels by the rule of :func:`make_encoder`, for codes of more than ``least`` entries."""
     stages = _stages(cls, input_shape, given)
     channels, strides = stages["channels"], stages["strides"]
     for i in range(len(strides) - 1, 0, -1) if "strides" not in given else ():
         h, w = _maps(input_shape, strides)[-1]
-        if min(h, w) >= 2 and channels[-1] * h * w > 9 * n_clusters:
+        if min(h, w) >= 2 and channels[-1] * h * w > least:
             break
         strides[i] = 1
     area = math.prod(_maps(input_shape, strides)[-1])
-    if "channels" not in given and channels[-1] * area <= 9 * n_clusters:
-        wide = 9 * n_clusters // area + 1
+    if "channels" not in given and channels[-1] * area <= least:
+        wide = least // area + 1
         warnings.warn(
             f"The last layer of encoder {cls.name!r} was widened from {channels[-1]} to {wide} channels: the code "
-            f"length must exceed 9 n_clusters={9 * n_clusters} (paper, Sec. 5.1), and is now {wide * area}.",
+            f"length must exceed 9 n_clusters={least} (paper, Sec. 5.1), and is now {wide * area}.",
             SizingWarning,
             stacklevel=3,
         )

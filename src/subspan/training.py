@@ -54,8 +54,12 @@ class Phase:
         """Draw what the phase initialises. Called before epoch 0, and again after a collapse (``restart`` >= 1)."""
 
     def parameter_groups(self) -> list[dict]:
-        """Adam's parameter groups, at least one: ``[{"params": [...], "lr": ...}, ...]``."""
+        """Parameter groups, at least one: ``[{"params": [...], "lr": ...}, ...]``."""
         raise NotImplementedError
+
+    def optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
+        """The optimiser of :meth:`parameter_groups`; its state must be tensors, so that it can be saved."""
+        return torch.optim.Adam(groups)
 
     def learning_rate_factor(self, progress: float) -> float:
         """Multiplier of every learning rate at ``progress`` in [0, 1) of the phase."""
@@ -199,7 +203,7 @@ class _Loop:
         phase = self.phases[self.position.phase]
         phase.start()
         if self.resumed:
-            self.optimizer = _adam(phase)
+            self.optimizer = _optimizer(phase)
             self.saved.load_optimizer(self.optimizer)
             self.resumed = False
         else:
@@ -234,7 +238,7 @@ class _Loop:
         if self.position.restart == 0:
             self.entry = _state(self.modules)
         phase.reset(self.generator(_INIT), self.position.restart)
-        self.optimizer = _adam(phase)
+        self.optimizer = _optimizer(phase)
         if self.checkpoint is not None:
             self.checkpoint.write_entry(self.position.phase, self.entry)
         self.save()
@@ -330,11 +334,11 @@ class _Loop:
                     self.check_finite(f"a weight of {name}.{key}", math.nan, phase)
 
 
-def _adam(phase: Phase) -> torch.optim.Optimizer:
+def _optimizer(phase: Phase) -> torch.optim.Optimizer:
     groups = phase.parameter_groups()
     if not any(group["params"] for group in groups):
         raise ValueError(f"phase '{phase.name}' has no parameters to train: leave it out")
-    return torch.optim.Adam(groups)
+    return phase.optimizer(groups)
 
 
 def _state(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
