@@ -54,6 +54,12 @@ METHODS = Registry(
         "ssc-omp": "subspan.methods.ssc_omp:SSCOMP",
         "lrr": "subspan.methods.lrr:LRR",
         "kssc": "subspan.methods.kssc:KSSC",
+        "kmeans": "subspan.methods.kmeans:KMeans",
+        "sae-km": "subspan.methods.sae_kmeans:SAEKMeans",
+        "cae-km": "subspan.methods.cae_kmeans:CAEKMeans",
+        "dec": "subspan.methods.dec:DEC",
+        "idec": "subspan.methods.idec:IDEC",
+        "dcn": "subspan.methods.dcn:DCN",
     }
 )
 
