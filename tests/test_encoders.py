@@ -345,3 +345,14 @@ def test_errors_say_what_to_do(name, shape, options, words):
 def test_small_images_have_a_way_out():
     assert make("mlp", (1, 5, 6)).decode(torch.zeros(2, 100)).shape == (2, 1, 5, 6)
     assert set(ENCODERS) == {*IMAGE, "mlp", "identity"}
+
+
+def test_methods_with_short_codes_may_ask_for_them():
+    for name, shape, options in (
+        ("mlp", (64,), {"latent_dim": 10}),
+        ("conv", (1, 28, 28), {"channels": [10, 20, 5], "strides": [2, 2, 2]}),
+    ):
+        encoder = make_encoder(name, shape, 10, generator(0), codes_per_cluster=0, **options)
+        assert encoder.n_codes <= 90
+        with pytest.raises(InvalidInputError, match="must exceed 9 n_clusters=90"):
+            make_encoder(name, shape, 10, generator(0), **options)
