@@ -12,6 +12,7 @@ from subspan import training
 SIZES = {"latent_dim": 4, "hidden": [16, 12]}
 SMALL = {"encoder_options": SIZES, "n_init": 3, "random_state": 0, "batch_size": 40}
 EPOCHS = {"layers": 4, "autoencoder": 15}
+ENOUGH = {"learning_rates": {"layers": 1e-2, "autoencoder": 1e-2}, "n_init": 20}  # to solve a planted problem
 
 
 def blobs(k=3, n=180, p=20, noise=0.5, seed=0):

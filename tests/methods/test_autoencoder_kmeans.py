@@ -76,9 +76,7 @@ def test_an_image_encoder_has_no_layers_to_stack():
 
 
 def test_broken_run_goes_on(tmp_path, monkeypatch):
-    broken_run_goes_on(
-        lambda **o: sae(**o), blobs()[0], tmp_path, monkeypatch, ("layer 1", "layer 3", "autoencoder")
-    )
+    broken_run_goes_on(lambda **o: sae(**o), blobs()[0], tmp_path, monkeypatch, ("layer 1", "layer 3", "autoencoder"))
 
 
 def test_absurd_learning_rates_are_named():

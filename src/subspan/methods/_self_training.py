@@ -124,7 +124,11 @@ class SelfTrainedClusterer(StackedClusterer):
 
     def predict_proba(self, X) -> np.ndarray:
         """Soft assignments of the samples of X (Eq. 1 of DEC), float32 of shape (n, k)."""
-        return self._map(X, lambda x: log_assignments(self.encoder_.encode(x), self.centers_, self.alpha).exp())
+        return self._map(X, self._probabilities)
+
+    def _probabilities(self, batch: Tensor) -> Tensor:
+        codes = self.encoder_.encode(batch).double()  # so that rounding does not depend on the place in the batch
+        return log_assignments(codes, self.centers_.double(), self.alpha).exp().float()
 
     def _clustering(self, samples: Samples, encoder: Encoder, centers: Centers) -> list[Phase]:
         phase = self._phase()(
