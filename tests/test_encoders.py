@@ -356,10 +356,21 @@ def test_methods_without_the_rule_on_the_code_length_take_short_codes():
     faces = {"channels": [3, 3, 5], "kernels": [3, 3, 3], "strides": [2, 2, 2]}
     with pytest.raises(InvalidInputError, match="d=80 must exceed 9 n_clusters=360"):
         make("conv", (1, 32, 32), 40, **faces)
-    assert make("conv", (1, 32, 32), 40, short_codes=True, **faces).code_shape == (5, 4, 4)
-    assert make("conv", (1, 28, 28), short_codes=True).config() == make("conv", (1, 28, 28)).config()
+    assert make("conv", (1, 32, 32), 40, codes_per_cluster=0, **faces).code_shape == (5, 4, 4)
+    assert make("conv", (1, 28, 28), codes_per_cluster=0).config() == make("conv", (1, 28, 28)).config()
 
 
 def test_small_images_have_a_way_out():
     assert make("mlp", (1, 5, 6)).decode(torch.zeros(2, 100)).shape == (2, 1, 5, 6)
     assert set(ENCODERS) == {*IMAGE, "mlp", "identity"}
+
+
+def test_methods_with_short_codes_may_ask_for_them():
+    for name, shape, options in (
+        ("mlp", (64,), {"latent_dim": 10}),
+        ("conv", (1, 28, 28), {"channels": [10, 20, 5], "strides": [2, 2, 2]}),
+    ):
+        encoder = make_encoder(name, shape, 10, generator(0), codes_per_cluster=0, **options)
+        assert encoder.n_codes <= 90
+        with pytest.raises(InvalidInputError, match="must exceed 9 n_clusters=90"):
+            make_encoder(name, shape, 10, generator(0), **options)

@@ -201,7 +201,7 @@ def make_encoder(
     n_clusters: int,
     generator: torch.Generator,
     *,
-    short_codes: bool = False,
+    codes_per_cluster: int = 9,
     **options: Any,
 ) -> Encoder:
     """Encoder sized to the data and to d > 9 k (paper, Sec. 5.1).
@@ -219,8 +219,8 @@ def make_encoder(
     input_shape : (p,) or (c, h, w)
     n_clusters : int
     generator : torch.Generator
-    short_codes : bool
-        Take given sizes with d <= 9 k, for methods whose paper does not ask for more; default sizes are the same.
+    codes_per_cluster : int
+        The 9 of d > 9 k. 0 for methods that want short codes.
     **options
         ``channels``, ``strides``, ``kernels`` of an image encoder, ``latent_dim``, ``hidden`` of "mlp"; None means
         unset. What is given is never changed.
@@ -228,8 +228,7 @@ def make_encoder(
     Raises
     ------
     InvalidInputError
-        Unknown name or option, an image encoder on vectors or on images below 8 x 8, or given sizes with d <= 9 k
-        (unless ``short_codes``).
+        Unknown name or option, an image encoder on vectors or on images below 8 x 8, or given sizes with d <= 9 k.
     """
     if name == "auto":
         name = "conv" if len(input_shape) == 3 else "identity"
@@ -239,14 +238,15 @@ def make_encoder(
         raise InvalidInputError(f"Encoder {name!r} has no option {min(unknown)!r}, only {list(cls.options)}.")
     if issubclass(cls, ImageAutoencoder):
         _check_images(name, input_shape)
-        sizes = _size_images(cls, input_shape, n_clusters, sizes)
+        sizes = _size_images(cls, input_shape, codes_per_cluster * n_clusters, sizes)
     elif cls is MLPAutoencoder:
         sizes = _size_mlp(math.prod(input_shape), n_clusters, sizes)
     encoder = cls(input_shape, generator=generator, **sizes)
-    if encoder.trainable and not short_codes and encoder.n_codes <= 9 * n_clusters:
+    least = codes_per_cluster * n_clusters
+    if encoder.trainable and encoder.n_codes <= least:  # only through sizes that were given
         raise InvalidInputError(
-            f"The code length d={encoder.n_codes} must exceed 9 n_clusters={9 * n_clusters} (paper, Sec. 5.1): "
-            f"give a larger code through {' or '.join(cls.options[:2])}, or leave these options out."
+            f"The code length d={encoder.n_codes} must exceed {codes_per_cluster} n_clusters={least} (paper, Sec. 5.1)"
+            f": give a larger code through {' or '.join(cls.options[:2])}, or leave these options out."
         )
     return encoder
 
@@ -317,22 +317,22 @@ def _check_images(name: str, input_shape: Ints) -> None:
 
 
 def _size_images(
-    cls: type[ImageAutoencoder], input_shape: Ints, n_clusters: int, given: dict[str, Any]
+    cls: type[ImageAutoencoder], input_shape: Ints, least: int, given: dict[str, Any]
 ) -> dict[str, list[int]]:
-    """Channels, strides and kernels by the rule of :func:`make_encoder`."""
+    """Channels, strides and kernels by the rule of :func:`make_encoder`, for codes of more than ``least`` entries."""
     stages = _stages(cls, input_shape, given)
     channels, strides = stages["channels"], stages["strides"]
     for i in range(len(strides) - 1, 0, -1) if "strides" not in given else ():
         h, w = _maps(input_shape, strides)[-1]
-        if min(h, w) >= 2 and channels[-1] * h * w > 9 * n_clusters:
+        if min(h, w) >= 2 and channels[-1] * h * w > least:
             break
         strides[i] = 1
     area = math.prod(_maps(input_shape, strides)[-1])
-    if "channels" not in given and channels[-1] * area <= 9 * n_clusters:
-        wide = 9 * n_clusters // area + 1
+    if "channels" not in given and channels[-1] * area <= least:
+        wide = least // area + 1
         warnings.warn(
             f"The last layer of encoder {cls.name!r} was widened from {channels[-1]} to {wide} channels: the code "
-            f"length must exceed 9 n_clusters={9 * n_clusters} (paper, Sec. 5.1), and is now {wide * area}.",
+            f"length must exceed 9 n_clusters={least} (paper, Sec. 5.1), and is now {wide * area}.",
             SizingWarning,
             stacklevel=3,
         )

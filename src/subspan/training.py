@@ -73,6 +73,10 @@ class Phase:
         """
         raise NotImplementedError
 
+    def optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
+        """The optimiser of :meth:`parameter_groups`; its state must be tensors, so that it can be saved."""
+        return torch.optim.Adam(groups)
+
     def learning_rate_factor(self, progress: float) -> float:
         """Multiplier of every learning rate at ``progress`` in [0, 1) of the phase."""
         return 1.0
@@ -219,7 +223,7 @@ class _Loop:
         phase = self.phases[self.position.phase]
         phase.start()
         if self.resumed:
-            self.optimizer = _adam(phase)
+            self.optimizer = _optimizer(phase)
             self.saved.load_optimizer(self.optimizer)
             self.resumed = False
         else:
@@ -254,7 +258,7 @@ class _Loop:
         if self.position.restart == 0:
             self.entry = _state(self.modules)
         phase.reset(self.generator(_INIT), self.position.restart)
-        self.optimizer = _adam(phase)
+        self.optimizer = _optimizer(phase)
         if self.checkpoint is not None:
             self.checkpoint.write_entry(self.position.phase, self.entry)
         self.save()
@@ -360,11 +364,11 @@ class _Loop:
                     self.check_finite(f"a weight of {name}.{key}", math.nan, phase)
 
 
-def _adam(phase: Phase) -> torch.optim.Optimizer:
+def _optimizer(phase: Phase) -> torch.optim.Optimizer:
     groups = phase.parameter_groups()
     if not any(group["params"] for group in groups):
         raise ValueError(f"phase '{phase.name}' has no parameters to train: leave it out")
-    return torch.optim.Adam(groups)
+    return phase.optimizer(groups)
 
 
 def _state(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:

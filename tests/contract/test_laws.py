@@ -15,6 +15,8 @@ from subspan.errors import CollapseWarning, InvalidInputError
 from subspan.methods import METHODS, get_method
 
 K, N, P = 3, 240, 24
+STACKED = {"encoder_options": {"latent_dim": 4, "hidden": [16]}, "n_init": 3}
+PRETRAINING = {"layers": 5, "autoencoder": 20}
 # what makes a method quick on the planted data; methods not named here run with their defaults
 SETTINGS = {
     "ncsc": {"epochs": {"starts": 3, "classifier": 5, "collaboration": 1}, "n_starts": 2, "head_width": 32},
@@ -37,8 +39,15 @@ SETTINGS = {
     },
     "dsc-net": {"epochs": {"self_expression": 150}},
     "k-scn": {"subspace_dim": 3},
+    "sae-km": STACKED | {"epochs": PRETRAINING},
+    "cae-km": {"encoder_options": {"hidden": [16]}, "epochs": {"autoencoder": 10}},
+    "dec": STACKED | {"epochs": PRETRAINING | {"clustering": 3}, "update_interval": 10},
+    "idec": STACKED | {"epochs": PRETRAINING | {"clustering": 3}, "update_interval": 10},
+    "dcn": STACKED | {"epochs": PRETRAINING | {"clustering": 5}},
 }
 CLUSTERS = {"dac": 10}  # three are too few for its thresholds, see docs/methods/dac.md
+# methods that look for clusters around centres: for them the subspaces are moved apart
+CENTRED = ("kmeans", "sae-km", "cae-km", "dec", "idec", "dcn")
 SHAPES = ("clustergan", "dac", "infogan")  # methods that cluster images by what they show, not by subspaces
 
 
@@ -50,7 +59,7 @@ def planted(name, seed=0, n=None):
     """What the method is made for: a union of subspaces, or images of shapes (flat ones are learnt faster)."""
     n = n or (N if clusters(name) == K else 40 * clusters(name))
     if name not in SHAPES:
-        return planted_subspaces(seed, n)
+        return planted_subspaces(seed, n, apart=2.0 * (name in CENTRED))
     X, y = planted_shapes(bars_and_frame() if clusters(name) == K else blots(clusters(name)), seed, n)
     return (X if name == "infogan" else X.reshape(n, -1)), y
 
@@ -75,11 +84,12 @@ def blots(k):
     return np.stack([wave > np.median(wave) for wave in waves]).astype(float)
 
 
-def planted_subspaces(seed, n):
+def planted_subspaces(seed, n, apart):
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.arange(n) % K)
     bases = [np.linalg.qr(rng.normal(size=(P, 3)))[0] for _ in range(K)]
-    return np.stack([rng.normal(size=3) @ bases[label].T for label in y]), y
+    X = np.stack([rng.normal(size=3) @ bases[label].T for label in y])
+    return X + apart * rng.normal(size=(K, P))[y], y
 
 
 def build(name, **options):

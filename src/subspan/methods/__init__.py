@@ -59,6 +59,12 @@ METHODS = Registry(
         "clustergan": "subspan.methods.clustergan:ClusterGAN",
         "dsc-net": "subspan.methods.dsc_net:DSCNet",
         "k-scn": "subspan.methods.k_scn:KSCN",
+        "kmeans": "subspan.methods.kmeans:KMeans",
+        "sae-km": "subspan.methods.sae_kmeans:SAEKMeans",
+        "cae-km": "subspan.methods.cae_kmeans:CAEKMeans",
+        "dec": "subspan.methods.dec:DEC",
+        "idec": "subspan.methods.idec:IDEC",
+        "dcn": "subspan.methods.dcn:DCN",
     }
 )
 

@@ -218,7 +218,9 @@ class DSCNet(SelfExpressiveClusterer):
         return phases
 
     def _network(self, shape: tuple[int, ...], gen: torch.Generator) -> Encoder:
-        return make_encoder(self.encoder, shape, self.n_clusters, gen, short_codes=True, **(self.encoder_options or {}))
+        return make_encoder(
+            self.encoder, shape, self.n_clusters, gen, codes_per_cluster=0, **(self.encoder_options or {})
+        )
 
     @torch.no_grad()
     def _vectors(self, batch: Tensor) -> Tensor:

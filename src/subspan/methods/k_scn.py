@@ -337,7 +337,9 @@ class KSCN(Clusterer):
         self.stop_reasons_ = {PHASE: "settled: no label changes"}
 
     def _network(self, shape: tuple[int, ...], gen: torch.Generator) -> Encoder:
-        return make_encoder(self.encoder, shape, self.n_clusters, gen, short_codes=True, **(self.encoder_options or {}))
+        return make_encoder(
+            self.encoder, shape, self.n_clusters, gen, codes_per_cluster=0, **(self.encoder_options or {})
+        )
 
     def _dimension(self, n_codes: int) -> int:
         """``subspace_dim``, below the length of the codes where that is possible: else every residual is zero."""
