@@ -10,6 +10,23 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "NCSC": "subspan.methods.ncsc",
+    "CAEKMeans": "subspan.methods.cae_kmeans",
+    "ClusterGAN": "subspan.methods.clustergan",
+    "DAC": "subspan.methods.dac",
+    "DCN": "subspan.methods.dcn",
+    "DEC": "subspan.methods.dec",
+    "DSCNet": "subspan.methods.dsc_net",
+    "IDEC": "subspan.methods.idec",
+    "InfoGAN": "subspan.methods.infogan",
+    "KMeans": "subspan.methods.kmeans",
+    "KSCN": "subspan.methods.k_scn",
+    "KSSC": "subspan.methods.kssc",
+    "LRR": "subspan.methods.lrr",
+    "LSR": "subspan.methods.lsr",
+    "SAEKMeans": "subspan.methods.sae_kmeans",
+    "SSC": "subspan.methods.ssc",
+    "SSCOMP": "subspan.methods.ssc_omp",
+    "GlobalSelfExpression": "subspan.neighbours",
     "load": "subspan.base",
     "load_dataset": "subspan.datasets",
     "accuracy": "subspan.metrics",
@@ -18,7 +35,33 @@ _WHERE = {
     "evaluate": "subspan.metrics",
 }
 
-__all__ = ["NCSC", "__version__", "accuracy", "ari", "evaluate", "load", "load_dataset", "nmi"]
+__all__ = [  # noqa: RUF022 (sorted by code points, as the test reads it)
+    "CAEKMeans",
+    "ClusterGAN",
+    "DAC",
+    "DCN",
+    "DEC",
+    "DSCNet",
+    "GlobalSelfExpression",
+    "IDEC",
+    "InfoGAN",
+    "KMeans",
+    "KSCN",
+    "KSSC",
+    "LRR",
+    "LSR",
+    "NCSC",
+    "SAEKMeans",
+    "SSC",
+    "SSCOMP",
+    "__version__",
+    "accuracy",
+    "ari",
+    "evaluate",
+    "load",
+    "load_dataset",
+    "nmi",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.methods.ncsc_cases import digits, planted
+from ncsc_cases import digits, planted
 
 from subspan import NCSC, evaluate, load
 from subspan.encoders import make_encoder

@@ -200,7 +200,10 @@ class ClassifierStage(Phase):
         return head_scores(self.heads, self.setting.codes)
 
     def objective(self, log_p: Tensor) -> Tensor:
-        """Full-data, label-free value of each start, (R,): Eq. 6 over one step of the walk, minus the information."""
+        """Full-data, label-free value of each start, (R,): Eq. 6 over one step of the walk, and the balance.
+
+        The balance has the weight that training ends with (1 if there is none): what is chosen is what is minimised.
+        """
         assert self.pairs is not None
         rows, weight = self.pairs.rows(), self.pairs.normalised()
         total = log_p.new_zeros(len(log_p))
@@ -208,7 +211,7 @@ class ClassifierStage(Phase):
             i, j = log_p[:, rows[part]], log_p[:, self.pairs.partners[part]]
             total += (-torch.logsumexp(i + j, dim=-1) * weight[part]).sum(dim=-1)
         active = max(int((self.pairs.counts() > 0).sum()), 1)
-        return total / active + balance_loss(log_p, self.prior())
+        return total / active + (self.setting.balance[1] or 1.0) * balance_loss(log_p, self.prior())
 
     def monitor(self) -> Record:
         log_p = self.scores()

@@ -19,6 +19,7 @@ spectral clustering. Losses live in :mod:`subspan.losses`, the stages in :mod:`s
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -28,41 +29,33 @@ from torch import Tensor, nn
 
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides, check_pair
 from subspan._random import generator
-from subspan._resources import available_bytes
 from subspan._validation import Samples, check_n_clusters, check_same_features, check_samples
 from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
 from subspan.base import Clusterer
 from subspan.encoders import MIN_SIDE, Encoder, make_encoder
-from subspan.errors import DivergenceError, InvalidInputError, ResourceError
+from subspan.errors import DivergenceError, InvalidInputError
 from subspan.heads import Heads, build_heads
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
-from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, Setting, SubspaceStage, head_scores
+from subspan.methods._ncsc_plan import (
+    AUTO,
+    CANDIDATES,
+    EPOCHS,
+    RATES,
+    SAMPLES_PER_CLUSTER,
+    algorithm_1,
+    check_memory,
+    memory_parts,
+)
+from subspan.methods._ncsc_stages import Setting, head_scores
 from subspan.multiscale import make_scattering
-from subspan.pretraining import Reconstruction, restore_encoder
+from subspan.pretraining import restore_encoder
 from subspan.progress import Progress
 from subspan.self_expression import (
     ClosedFormSelfExpression,
     LearnedSelfExpression,
     SelfExpression,
-    learned_bytes,
 )
-from subspan.training import Phase, train
-
-AUTO: dict[str, dict[str, Any]] = {
-    "paper": {"gamma": 30.0, "u": 0.9, "balance": (4.0, 1.0)},
-    "global": {"gamma": None, "u": 0.0, "balance": (4.0, 0.5)},
-}
-EPOCHS = {"autoencoder": 30, "subspace": 1, "starts": 8, "classifier": 6, "collaboration": 3}
-RATES = {
-    "autoencoder": 1e-3,  # pre-training
-    "encoder": 1e-5,  # the auto-encoder after pre-training
-    "self_expression": 1e-3,  # of a learned C
-    "starts": 3e-3,
-    "classifier": 3e-3,
-    "collaboration": 1e-3,  # the head in the last stage
-}
-CANDIDATES = 6  # ways to merge what the starts agree on that are trained on
-SAMPLES_PER_CLUSTER = 20  # the starts have more than k clusters only with so many samples for each
+from subspan.training import train
 
 
 class NCSC(Clusterer):
@@ -235,22 +228,33 @@ class NCSC(Clusterer):
         check_n_clusters(self.n_clusters, samples.n)
         device = self._device
         encoder = self._encoder(samples, seed).to(device)
-        self._check_memory(samples.n, encoder.n_codes)
+        parts = self._memory_parts(samples.n, encoder)
+        check_memory(parts, self.batch_size, samples.n)
+        if self.verbose:
+            print(
+                f"{samples.n} samples of {' x '.join(map(str, samples.shape))}, recipe {self.recipe}, "
+                f"encoder {encoder.name} ({encoder.n_codes} codes), about {sum(parts.values()) / 1e9:.1f} GB",
+                file=sys.stderr,
+            )
         fixed = self._fixed_batches(samples.n, seed)
         setting = self._setting(samples, encoder, self._layer(fixed).to(device), fixed)
-        several = self.n_starts > 1
-        starts = self._heads(encoder, self.n_starts, self._n_fine(samples.n)).to(device)
-        candidates = self._heads(encoder, CANDIDATES if several else 1, self.n_clusters).to(device)
-        head = self._heads(encoder, 1, self.n_clusters).to(device)
-        modules: dict[str, nn.Module] = {
-            "encoder": encoder,
-            "layer": setting.layer,
-            "starts": starts,
-            "candidates": candidates,
-            "head": head,
-        }
+        heads = {}
+        if self.n_starts > 1:
+            heads["starts"] = self._heads(encoder, self.n_starts, self._n_fine(samples.n))
+        heads["candidates"] = self._heads(encoder, CANDIDATES if heads else 1, self.n_clusters)
+        heads["head"] = head = self._heads(encoder, 1, self.n_clusters)
+        for part in heads.values():
+            part.to(device)
+        modules: dict[str, nn.Module] = {"encoder": encoder, "layer": setting.layer, **heads}
+        stages = algorithm_1(
+            setting,
+            heads,
+            epochs=EPOCHS | (self.epochs or {}),
+            rates=RATES | (self.learning_rates or {}),
+            tolerance=self.tolerance,
+        )
         outcome = train(
-            self._stages(setting, starts, candidates, head),
+            stages,
             modules,
             n_samples=samples.n,
             seed=seed,
@@ -287,64 +291,7 @@ class NCSC(Clusterer):
         }
         if self.recipe == "paper":
             return Setting(**shared)
-        m = count_neighbours(samples.n, self.n_clusters) if self.n_neighbors == "auto" else self.n_neighbors
-        return GlobalSetting(**shared, n_neighbors=m, gamma=self._auto("gamma"))
-
-    def _stages(self, setting: Setting, starts: Heads, candidates: Heads, head: Heads) -> list[Phase]:
-        """Algorithm 1."""
-        epochs, rates = EPOCHS | (self.epochs or {}), RATES | (self.learning_rates or {})
-        trainable = setting.encoder.trainable
-        learned = trainable or any(True for _ in setting.layer.parameters())
-        stages: list[Phase] = []
-        if trainable:
-            stages.append(
-                Reconstruction(
-                    setting.samples,
-                    setting.encoder,
-                    epochs=epochs["autoencoder"],
-                    batch_size=256,
-                    learning_rate=rates["autoencoder"],
-                    device=setting.device,
-                    min_steps=50,
-                )
-            )
-        if learned and self.recipe == "paper":
-            stages.append(
-                SubspaceStage(
-                    setting,
-                    epochs=epochs["subspace"],
-                    rate_encoder=rates["encoder"],
-                    rate_c=rates["self_expression"],
-                )
-            )
-        several = None
-        if self.n_starts > 1:
-            several = ClassifierStage(setting, starts, name="starts", epochs=epochs["starts"], rate=rates["starts"])
-            stages.append(several)
-        stages.append(
-            ClassifierStage(
-                setting,
-                candidates,
-                name="classifier",
-                epochs=epochs["classifier"],
-                rate=rates["classifier"],
-                starts=several,
-                chosen=head,
-            )
-        )
-        if trainable or self.recipe == "paper":
-            stages.append(
-                CollaborationStage(
-                    setting,
-                    head,
-                    epochs=epochs["collaboration"],
-                    rate_encoder=rates["encoder"],
-                    rate_head=rates["collaboration"],
-                    rate_c=rates["self_expression"],
-                    tolerance=self.tolerance,
-                )
-            )
-        return stages
+        return GlobalSetting(**shared, n_neighbors=self._n_neighbors(samples.n), gamma=self._auto("gamma"))
 
     def _auto(self, name: str) -> Any:
         """Value of a parameter, or the recipe's where it is "auto"."""
@@ -385,33 +332,22 @@ class NCSC(Clusterer):
         self._validate_parameters()
         samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
         encoder = self._encoder(samples, 0)
-        parts = self._memory_parts(samples.n, encoder.n_codes)
+        parts = self._memory_parts(samples.n, encoder)
         return {"memory_bytes": sum(parts.values()), "parts": parts, "n_codes": encoder.n_codes}
 
-    def _memory_parts(self, n: int, n_codes: int) -> dict[str, int]:
-        batch = min(self.batch_size, n)
-        joint = (EPOCHS | (self.epochs or {}))["collaboration"] > 0
-        parts = {
-            "libraries": 400_000_000,
-            "codes": 4 * n * n_codes * 4,
-            "affinities": 4 * batch * batch * (14 if joint else 5),  # Eq. 8 is differentiated through C
-        }
-        if self.self_expression == "parameter":
-            parts["learned_coefficients"] = learned_bytes([batch]) * max(1, round(n / batch))
-        return parts
-
-    def _check_memory(self, n: int, n_codes: int) -> None:
-        """Refuse what will not fit before anything is allocated."""
-        available = available_bytes()
-        needed = sum(self._memory_parts(n, n_codes).values())
-        if available is None or needed <= available:
-            return
-        rest = available - 400_000_000 - 4 * n * n_codes * 4
-        largest = math.isqrt(max(rest, 0) // (4 * 14))
-        raise ResourceError(
-            f"batches of {min(self.batch_size, n)} samples take about {needed / 1e9:.1f} GB and {available / 1e9:.1f} "
-            f"GB are free: set batch_size to at most {largest}, or give fewer samples"
+    def _memory_parts(self, n: int, encoder: Encoder) -> dict[str, int]:
+        paper = self.recipe == "paper"
+        return memory_parts(
+            n,
+            encoder.n_codes,
+            neighbours=0 if paper else self._n_neighbors(n),
+            batch_size=self.batch_size,
+            joint=(paper or encoder.trainable) and (EPOCHS | (self.epochs or {}))["collaboration"] > 0,
+            learned=self.self_expression == "parameter",
         )
+
+    def _n_neighbors(self, n: int) -> int:
+        return count_neighbours(n, self.n_clusters) if self.n_neighbors == "auto" else self.n_neighbors
 
     def _labels(self, batch: Tensor) -> Tensor:
         return self.head_(self.encoder_.encode(batch))[0].argmax(dim=1)

@@ -1,0 +1,146 @@
+"""What NCSC will do, before it does it: defaults of both recipes, the stages of Algorithm 1, and their memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from subspan._resources import available_bytes
+from subspan.errors import ResourceError
+from subspan.heads import Heads
+from subspan.methods._ncsc_global import GlobalSetting
+from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, Setting, SubspaceStage
+from subspan.pretraining import Reconstruction
+from subspan.self_expression import learned_bytes
+from subspan.training import Phase
+
+AUTO: dict[str, dict[str, Any]] = {
+    "paper": {"gamma": 30.0, "u": 0.9, "balance": (4.0, 1.0)},
+    "global": {"gamma": None, "u": 0.0, "balance": (4.0, 0.5)},
+}
+EPOCHS = {"autoencoder": 30, "subspace": 1, "starts": 8, "classifier": 6, "collaboration": 3}
+RATES = {
+    "autoencoder": 1e-3,  # pre-training
+    "encoder": 1e-5,  # the auto-encoder after pre-training
+    "self_expression": 1e-3,  # of a learned C
+    "starts": 3e-3,
+    "classifier": 3e-3,
+    "collaboration": 1e-3,  # the head in the last stage
+}
+CANDIDATES = 6  # ways to merge what the starts agree on that are trained on
+SAMPLES_PER_CLUSTER = 20  # the starts have more than k clusters only with so many samples for each
+LIBRARIES = 400_000_000  # bytes
+
+
+def algorithm_1(
+    setting: Setting,
+    heads: Mapping[str, Heads],
+    *,
+    epochs: Mapping[str, int],
+    rates: Mapping[str, float],
+    tolerance: float,
+) -> list[Phase]:
+    """The stages of Algorithm 1; ``heads`` are the "starts" (if there are several), the "candidates" and the "head"."""
+    in_batches = not isinstance(setting, GlobalSetting)
+    trainable = setting.encoder.trainable
+    learned = trainable or any(True for _ in setting.layer.parameters())
+    stages: list[Phase] = []
+    if trainable:
+        stages.append(
+            Reconstruction(
+                setting.samples,
+                setting.encoder,
+                epochs=epochs["autoencoder"],
+                batch_size=256,
+                learning_rate=rates["autoencoder"],
+                device=setting.device,
+                min_steps=50,
+            )
+        )
+    if learned and in_batches:
+        stages.append(
+            SubspaceStage(
+                setting,
+                epochs=epochs["subspace"],
+                rate_encoder=rates["encoder"],
+                rate_c=rates["self_expression"],
+            )
+        )
+    several = None
+    if "starts" in heads:
+        several = ClassifierStage(
+            setting, heads["starts"], name="starts", epochs=epochs["starts"], rate=rates["starts"]
+        )
+        stages.append(several)
+    stages.append(
+        ClassifierStage(
+            setting,
+            heads["candidates"],
+            name="classifier",
+            epochs=epochs["classifier"],
+            rate=rates["classifier"],
+            starts=several,
+            chosen=heads["head"],
+        )
+    )
+    if trainable or in_batches:
+        stages.append(
+            CollaborationStage(
+                setting,
+                heads["head"],
+                epochs=epochs["collaboration"],
+                rate_encoder=rates["encoder"],
+                rate_head=rates["collaboration"],
+                rate_c=rates["self_expression"],
+                tolerance=tolerance,
+            )
+        )
+    return stages
+
+
+def memory_parts(
+    n: int, n_codes: int, *, neighbours: int, batch_size: int, joint: bool, learned: bool
+) -> dict[str, int]:
+    """Expected peak memory of ``fit`` in bytes, by part.
+
+    Parameters
+    ----------
+    n, n_codes : int
+        Samples, and length of their codes.
+    neighbours : int
+        Per sample; 0 where pairs come from batches.
+    batch_size : int
+        Samples whose self-expression is solved together.
+    joint, learned : bool
+        Whether Eq. 8 is trained, and whether C is.
+    """
+    batch = min(batch_size, n)
+    parts = {"libraries": LIBRARIES, "codes": 4 * n * n_codes * 4}
+    if neighbours:  # found for both signs, twice as many, as index and product; then pairs
+        parts["neighbours"] = n * neighbours * (4 * 12 + 40)
+    if joint or not neighbours:
+        parts["affinities"] = 4 * batch * batch * (14 if joint else 5)  # Eq. 8 is differentiated through C
+    if learned:
+        parts["learned_coefficients"] = learned_bytes([batch]) * max(1, round(n / batch))
+    return parts
+
+
+def check_memory(parts: dict[str, int], batch_size: int, n: int) -> None:
+    """Refuse what will not fit before anything is allocated.
+
+    Raises
+    ------
+    ResourceError
+        More memory is needed than there is; the message says what would fit.
+    """
+    available, needed = available_bytes(), sum(parts.values())
+    if available is None or needed <= available:
+        return
+    rest = available - needed + parts.get("affinities", 0)
+    said = f"this run takes about {needed / 1e9:.1f} GB and {available / 1e9:.1f} GB are free"
+    if "affinities" in parts and rest > 0:
+        largest = math.isqrt(int(rest * min(batch_size, n) ** 2 / parts["affinities"]))
+        raise ResourceError(f"batches of {min(batch_size, n)} samples: {said}: set batch_size to at most {largest}")
+    share = (available - LIBRARIES) / max(needed - LIBRARIES, 1)
+    raise ResourceError(f"{said}: fit on at most {max(int(share * n), 0)} of the samples, and predict the rest")
