@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from sklearn.cluster import KMeans
@@ -43,8 +42,8 @@ def test_objective_is_scikit_learns_and_restarts_help():
         return float(squared_distances(Z, centers).amin(1).sum())
 
     best = KMeans(9, n_init=50, random_state=0).fit(Z.numpy()).inertia_
-    assert objective(50, 0) == pytest.approx(best, rel=1e-3)
-    assert np.mean([objective(1, s) for s in range(5)]) > best * 1.001
+    assert max(objective(50, s) for s in range(4)) == pytest.approx(best, rel=1e-3)
+    assert max(objective(1, s) for s in range(4)) > best * 1.01
 
 
 def test_codes_that_are_not_finite_are_refused():

@@ -6,6 +6,7 @@ from autoencoder_cases import ENOUGH, EPOCHS, SMALL, blobs, broken_run_goes_on
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from subspan._random import generator
+from subspan._validation import check_samples
 from subspan.centroids import nearest
 from subspan.errors import DivergenceError, InvalidInputError
 from subspan.methods.dcn import DCN, FIRST_COUNT, CountedCenters, running_means
@@ -63,15 +64,29 @@ def test_received_codes_go_to_the_nearest_centre():
 def test_with_a_resting_network_centres_are_means_weighted_by_counts():
     """Every sample is received once per epoch, in any order."""
     X, _ = blobs()
-    start = dcn(clustering=0).fit(X)
-    end = dcn(clustering=2, learning_rates={"clustering": 0.0}).fit(X)
-    Z = torch.from_numpy(start.transform(X)).double()
-    labels = torch.from_numpy(start.labels_)
-    M = start.centers_.double()
+    model = dcn(clustering=0).fit(X)
+    samples = check_samples(X).with_scaling(model.scaling_)
+    centers = model._make_centers(4)
+    phase = model._clustering(samples, model.encoder_, centers)[0]
+    M = model.centers_ + 0.1  # not the means that k-means found
+    centers.weight.copy_(M)
+    phase.start()
+    for batch in phase.batches(len(X), generator(0)):
+        assert len(list(phase.losses(batch, generator(0), 0.0))) == 1
+    Z = torch.from_numpy(model.transform(X)).double()
     for j in range(3):
-        mine = Z[labels == j]
-        expected = (FIRST_COUNT * M[j] + 2 * mine.sum(0)) / (FIRST_COUNT + 2 * len(mine))
-        torch.testing.assert_close(end.centers_[j].double(), expected, rtol=1e-4, atol=1e-5)
+        mine = Z[phase.labels == j]
+        expected = (FIRST_COUNT * M[j].double() + mine.sum(0)) / (FIRST_COUNT + len(mine))
+        torch.testing.assert_close(centers.weight[j].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_changed_labels_are_counted():
+    X, _ = blobs(noise=2.0)
+    options = {"learning_rates": {"clustering": 1e-2}, "lam": 20.0}
+    start, end = dcn(clustering=0, **options).fit(X), dcn(clustering=1, **options).fit(X)
+    changed = (start.labels_ != end.labels_).mean()
+    assert changed > 0
+    assert end.history_[-1]["changed"] == pytest.approx(changed)
 
 
 def test_without_the_k_means_term_it_is_the_auto_encoder():

@@ -7,6 +7,7 @@ from autoencoder_cases import ENOUGH, EPOCHS, SMALL, blobs, broken_run_goes_on, 
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from subspan._random import generator
+from subspan._validation import check_samples
 from subspan.errors import DivergenceError, InvalidInputError
 from subspan.methods.dec import DEC
 from subspan.methods.sae_kmeans import SAEKMeans
@@ -80,8 +81,6 @@ def test_target_stays_for_an_interval_and_covers_all_samples():
 
 
 def _prepared(model, X):
-    from subspan._validation import check_samples
-
     samples = check_samples(X)
     encoder = model._make_encoder(samples.shape, generator(0))
     return samples, encoder, model._make_centers(encoder.n_codes)
@@ -95,6 +94,14 @@ def test_it_stops_when_labels_settle():
     assert rounds[-1]["changed"] == 0.0
     assert len(rounds) < 50
     assert dec(tolerance=0.0).fit(X).stop_reason_ == "completed"
+
+
+def test_changed_labels_are_counted():
+    X, _ = blobs(noise=2.0)
+    start, end = (dec(clustering=n, learning_rates={"clustering": 0.5}).fit(X) for n in (0, 1))
+    changed = (start.labels_ != end.labels_).mean()
+    assert changed > 0
+    assert end.history_[-1]["changed"] == pytest.approx(changed)
 
 
 def test_probabilities_are_the_soft_assignments():
