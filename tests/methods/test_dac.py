@@ -147,7 +147,9 @@ def test_options_of_its_own_are_named():
 
 
 # {name of a check: why it cannot pass}; a check listed here that passes is an error
-EXPECTED_FAILURES = {"check_clustering": "three clusters are too few for the thresholds: see docs/methods/dac.md"}
+EXPECTED_FAILURES = {
+    "check_clustering": "has three clusters, too few for the paper's thresholds: see docs/methods/dac.md"
+}
 
 
 @parametrize_with_checks(
