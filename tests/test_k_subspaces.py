@@ -113,6 +113,9 @@ def test_grassmann_step_follows_the_gradient_and_moves_only_the_subspace():
     theta = torch.linalg.eigvalsh(B.T @ Z.T @ Z @ B)[-1]
     V = -gradient / 2 * rate / theta
     torch.testing.assert_close(shift, V @ B.T + B @ V.T, atol=1e-6, rtol=1e-3)
+    Q = torch.linalg.qr(B + V / rate).Q  # a whole step is a retraction of the projected gradient, exactly
+    whole = grassmann_step(Z, labels, U.detach(), 1.0)[0]
+    torch.testing.assert_close(whole @ whole.T, Q @ Q.T, atol=1e-9, rtol=0)
 
 
 def test_grassmann_steps_end_at_the_singular_vectors():

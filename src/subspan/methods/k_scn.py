@@ -202,11 +202,8 @@ class KSCN(Clusterer):
         step; 1 is the inverse of the largest curvature, and at most 2 is safe).
     tolerance : float
         Training stops when a smaller share of the labels changed in an epoch; 0 trains to the end.
-    random_state : int, RandomState or None
-    device : str
-    channel_axis : "auto", 1 or -1
-    verbose : int
-        1 shows a progress bar.
+    random_state, device, channel_axis, verbose
+        As in :class:`subspan.NCSC`.
     checkpoint_dir : path, optional
         Save the state after every epoch.
     resume : bool
