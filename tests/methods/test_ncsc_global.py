@@ -25,6 +25,15 @@ def test_solves_planted_subspaces_that_k_means_cannot():
     assert model.gamma_ in (0.1, 1.0, 10.0, 100.0)
 
 
+def test_a_sample_is_clustered_and_the_rest_predicted(tmp_path):
+    """The way to data larger than memory, here with a memory map on disk."""
+    X, y = planted(k=4, n=1200, dim=3)
+    np.save(tmp_path / "X.npy", X.astype(np.float32))
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    model = NCSC(4, **FAST).fit(mapped[::3])
+    assert evaluate(y, model.predict(mapped))["acc"] > 0.97
+
+
 def test_images_get_scattering_codes_and_vectors_stay_as_they_are():
     X = digits(120)
     images = NCSC(10, **FAST).fit(X)
