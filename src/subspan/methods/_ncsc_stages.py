@@ -186,7 +186,7 @@ class ClassifierStage(Phase):
         log_p = self.heads(self.setting.codes[torch.cat([batch, partner])]).log_softmax(dim=-1)
         log_p_i, log_p_j = log_p.chunk(2, dim=1)
         terms = {"L_pos": self.setting.pair_loss(log_p_i, log_p_j).sum()}  # Eq. 6, summed over starts
-        weight = _anneal(self.setting.balance, 1.0 if self.targets is not None else progress)
+        weight = _anneal(self.setting.balance, progress)
         if weight > 0:
             terms["balance"] = weight * balance_loss(log_p, self.prior()).sum()
         yield terms
