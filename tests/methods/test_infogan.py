@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from network_laws import NetworkLaws, phase_of, planted_images
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from subspan._validation import check_samples
 from subspan.errors import InvalidInputError
 from subspan.methods import infogan
 from subspan.methods.infogan import InfoGAN, continuous_information, draw_latent, information
@@ -100,6 +102,23 @@ def test_steps_of_the_discriminator_and_of_the_generator():
     assert rates == {"discriminator": (2e-4, (0.5, 0.999)), "generator": (1e-3, (0.5, 0.999))}
     without = phase_of(InfoGAN(3, n_continuous=0, **TINY), planted_images(20)[0])
     assert set(next(without.losses(rows, torch.Generator(), 0.0)).terms) == {"D", "information"}
+
+
+def test_statistics_are_those_of_real_samples_alone():
+    """Batch normalisation uses means and variances over the samples after training, none of them generated."""
+    X = planted_images(60)[0]
+    model = InfoGAN(3, epochs=2, random_state=0, **TINY).fit(X)
+    fitted = model.networks_["discriminator"]
+    again = copy.deepcopy(fitted).train()
+    norms = [layer for layer in again.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+    for layer in norms:
+        layer.momentum = 1.0  # the statistics of the last batch
+    samples = check_samples(X).with_scaling(model.scaling_)
+    again(samples.batch(slice(None)))
+    assert len(norms) == 3
+    for name, value in again.state_dict().items():
+        if "running" in name:
+            torch.testing.assert_close(fitted.state_dict()[name], value)
 
 
 def test_kmeans_on_the_codes_is_an_option():
