@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import faiss
 import torch
@@ -60,16 +61,20 @@ class Pairs:
         total = torch.zeros(self.n, dtype=torch.float64, device=rows.device).index_add_(0, rows, self.weights.double())
         return (self.weights.double() / total[rows]).to(self.weights.dtype)
 
+    @cached_property
+    def _below(self) -> Tensor:
+        """Sum of all weights before each pair, float64 (m + 1,): one search finds a partner in any row."""
+        return torch.cat([self.weights.new_zeros(1, dtype=torch.float64), self.weights.double().cumsum(0)])
+
     def walk(self, start: Tensor, steps: int, gen: torch.Generator) -> Tensor:
         """End points of random walks of ``steps`` steps from ``start`` (b,); samples without partners stay put."""
-        cumulative = self.weights.double().cumsum(0)  # one search over all rows at once
-        below = torch.cat([cumulative.new_zeros(1), cumulative])
+        below = self._below
         here = start
         for _ in range(steps):
             low, high = self.offsets[here], self.offsets[here + 1]
-            draw = torch.rand(len(here), generator=gen, dtype=torch.float64).to(cumulative.device)
+            draw = torch.rand(len(here), generator=gen, dtype=torch.float64).to(below.device)
             target = below[low] + draw * (below[high] - below[low])
-            found = torch.searchsorted(cumulative, target, right=True)
+            found = torch.searchsorted(below[1:], target, right=True)
             found = torch.minimum(torch.maximum(found, low), (high - 1).clamp_min(0))  # rounding at the row's ends
             here = torch.where(high > low, self.partners[found], here) if len(self.partners) else here
         return here

@@ -35,6 +35,7 @@ class GlobalSetting(Setting):
     agreement: dict[float, float] = field(default_factory=dict)
     neighbours: Neighbours | None = None
     searched: Tensor | None = None  # the codes whose neighbours these are
+    found: dict[float, Pairs] = field(default_factory=dict)  # the last pairs, by u
 
     def encode_all(self) -> None:
         if isinstance(self.encoder, ScatteringEncoder | MultiScaleScattering) and not len(self.codes):
@@ -46,7 +47,9 @@ class GlobalSetting(Setting):
     def positives(self, u: float, gen: torch.Generator) -> Pairs:
         if self.searched is not self.codes:
             self.search()
-        return cast(Neighbours, self.neighbours).pairs(u)
+        if u not in self.found:
+            self.found = {u: cast(Neighbours, self.neighbours).pairs(u)}
+        return self.found[u]
 
     def search(self) -> None:
         """Find the neighbours of all samples for the present codes, and gamma if it is still open."""
@@ -55,7 +58,7 @@ class GlobalSetting(Setting):
             self.gamma, self.agreement = choose_gamma(Z, self.n_neighbors, gen)
         self.layer.gamma = self.gamma
         self.neighbours = GlobalSelfExpression(self.gamma).fit(Z).neighbours(Z, self.n_neighbors, gen=gen)
-        self.searched = self.codes
+        self.searched, self.found = self.codes, {}
 
 
 def count_neighbours(n: int, n_clusters: int) -> int:
