@@ -45,25 +45,20 @@ class Reconstruction(Phase):
 
 @torch.no_grad()
 def encode(samples: Samples, encoder: Encoder, device: torch.device) -> Tensor:
-    """Codes of all samples, float32 (n, d), on the device."""
-    codes = torch.empty(samples.n, encoder.n_codes, device=device)
-    for rows in iter_slices(samples.n, ENCODE_BATCH):
-        codes[rows] = encoder.encode(samples.batch(rows).to(device))
-    return codes
+    """Codes of all samples, float32 (n, d), on the device.
 
-
-@torch.no_grad()
-def encode_fitted(samples: Samples, encoder: ScatteringEncoder | MultiScaleScattering, device: torch.device) -> Tensor:
-    """Codes of all samples, float32 (n, d), by an encoder that is fitted first if it was not yet.
-
-    It is fitted to 20,000 samples spread evenly over the data, or to all if there are fewer.
+    An encoder that is fitted, not trained, is fitted first if it was not yet: to 20,000 samples spread evenly over the
+    data, or to all if there are fewer.
     """
-    if not int(encoder.n_seen):
-        rows = torch.linspace(0, samples.n - 1, min(samples.n, FITTED)).round().long()
-        codes = encoder.fit_encode(samples.batch(part).to(device) for part in rows.split(ENCODE_BATCH))
+    if isinstance(encoder, ScatteringEncoder | MultiScaleScattering) and not int(encoder.n_seen):
+        spread = torch.linspace(0, samples.n - 1, min(samples.n, FITTED)).round().long()
+        codes = encoder.fit_encode(samples.batch(rows).to(device) for rows in spread.split(ENCODE_BATCH))
         if len(codes) == samples.n:
             return codes
-    return encode(samples, encoder, device)
+    codes = torch.empty(samples.n, encoder.n_codes, device=device)
+    for part in iter_slices(samples.n, ENCODE_BATCH):
+        codes[part] = encoder.encode(samples.batch(part).to(device))
+    return codes
 
 
 def restore_encoder(*, name: str, **config: Any) -> Encoder:

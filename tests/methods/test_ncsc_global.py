@@ -45,6 +45,14 @@ def test_images_get_scattering_codes_and_vectors_stay_as_they_are():
     assert tiny.encoder_.name == "identity"
 
 
+def test_fixed_codes_serve_the_paper_recipe_too():
+    X = digits(120)
+    model = NCSC(10, recipe="paper", encoder="scattering", **FAST).fit(X)
+    assert isinstance(model.encoder_, MultiScaleScattering)
+    assert [record["phase"] for record in model.history_][-1] == "collaboration"
+    assert np.array_equal(model.predict(X), model.labels_)
+
+
 def test_saved_model_predicts_the_same(tmp_path):
     X = digits(120)
     model = NCSC(10, **FAST).fit(X)

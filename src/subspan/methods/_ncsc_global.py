@@ -13,11 +13,8 @@ from torch import Tensor
 
 from subspan._random import generator
 from subspan.methods._ncsc_stages import Setting
-from subspan.multiscale import MultiScaleScattering
 from subspan.neighbours import GlobalSelfExpression, Neighbours, choose_gamma
 from subspan.pairs import Pairs
-from subspan.pretraining import encode_fitted
-from subspan.scattering import ScatteringEncoder
 
 NEIGHBOURS = (3, 10)  # fewest and most per sample
 
@@ -36,13 +33,6 @@ class GlobalSetting(Setting):
     neighbours: Neighbours | None = None
     searched: Tensor | None = None  # the codes whose neighbours these are
     found: dict[float, Pairs] = field(default_factory=dict)  # the last pairs, by u
-
-    def encode_all(self) -> None:
-        if isinstance(self.encoder, ScatteringEncoder | MultiScaleScattering) and not len(self.codes):
-            self.codes = encode_fitted(self.samples, self.encoder, self.device)
-            self.center = self.codes.mean(dim=0)
-        else:
-            super().encode_all()
 
     def positives(self, u: float, gen: torch.Generator) -> Pairs:
         if self.searched is not self.codes:

@@ -110,8 +110,8 @@ class SubspaceStage(Phase):
     def losses(self, batch, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
         number, index = batch
         x = self.setting.samples.batch(index).to(self.setting.device)
-        z, xhat = self.setting.encoder(x)
-        yield eq9_terms(self.setting, self.setting.normalise(z), number, x, xhat)
+        z = self.setting.encoder.encode(x)
+        yield eq9_terms(self.setting, x, z, self.setting.normalise(z), number)
 
     def monitor(self) -> Record:
         self.setting.encode_all()
@@ -280,9 +280,9 @@ class CollaborationStage(Phase):
         number, index = batch
         s = self.setting
         x = s.samples.batch(index).to(s.device)
-        z, xhat = s.encoder(x)
+        z = s.encoder.encode(x)
         Z = s.normalise(z)
-        terms = eq9_terms(s, Z, number, x, xhat)  # Eq. 9
+        terms = eq9_terms(s, x, z, Z, number)  # Eq. 9
         A_s = subspace_affinity(s.layer.coefficients(Z, number))  # Eq. 4
         log_p = self.head(z).log_softmax(dim=-1)[0]
         i, j, weight = find_pairs(A_s, s.u[1])
@@ -317,11 +317,11 @@ class CollaborationStage(Phase):
         return self.setting.n_clusters > 1 and int(record["live_clusters"]) <= self.setting.n_clusters // 2
 
 
-def eq9_terms(setting: Setting, Z: Tensor, number: int, x: Tensor, xhat: Tensor) -> dict[str, Tensor]:
-    """The three terms of Eq. 9 per sample; ``Z`` are normalised codes, ``lambda_1 = 2 / rho``."""
+def eq9_terms(setting: Setting, x: Tensor, z: Tensor, Z: Tensor, number: int) -> dict[str, Tensor]:
+    """The three terms of Eq. 9 per sample, for samples x, codes z and normalised codes Z; ``lambda_1 = 2 / rho``."""
     terms = {}
     if setting.encoder.trainable:
-        terms["reconstruction"] = (x - xhat).square().sum() / (2 * len(x))
+        terms["reconstruction"] = (x - setting.encoder.decode(z)).square().sum() / (2 * len(x))
     norm, residual = setting.layer.terms(Z, number)
     terms["C_norm"] = norm / len(x)
     terms["self_expression"] = residual / setting.layer.ridge(Z).detach() / len(x)
