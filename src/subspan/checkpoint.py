@@ -20,6 +20,18 @@ from subspan.errors import CheckpointError
 VERSION = 1
 
 
+def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Every tensor of the modules, keyed ``module.tensor``; not copied."""
+    return {f"{name}.{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
+
+
+def load_module_tensors(modules: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Inverse of :func:`module_tensors`; tensors of other modules are left alone."""
+    for name, module in modules.items():
+        prefix = name + "."
+        module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+
+
 @dataclass(frozen=True)
 class Position:
     """Where the loop stands: the phase, the next epoch of it, and how often it was restarted."""
@@ -40,11 +52,10 @@ class Saved:
     entry: dict[str, Tensor] = field(default_factory=dict)
 
     def load_modules(self, modules: Mapping[str, nn.Module]) -> None:
+        tensors = {k.removeprefix("module."): v for k, v in self.tensors.items() if k.startswith("module.")}
         for name, module in modules.items():
-            prefix = f"module.{name}."
-            state = {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
             try:
-                module.load_state_dict(state)
+                load_module_tensors({name: module}, tensors)
             except RuntimeError as error:
                 raise CheckpointError(
                     f"the checkpoint does not fit module '{name}' ({error}): use another folder to start again"
@@ -113,7 +124,7 @@ class Checkpoint:
         return tensors if meta.get("phase") == str(phase) else {}
 
     def write(self, position: Position, modules: Mapping[str, nn.Module], optimizer, outcome) -> None:
-        tensors = {f"module.{m}.{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
+        tensors = {f"module.{k}": v for k, v in module_tensors(modules).items()}
         if optimizer is not None:
             for i, parameter in enumerate(_parameters(optimizer)):
                 tensors |= {f"optimizer.{i}.{k}": v for k, v in optimizer.state.get(parameter, {}).items()}

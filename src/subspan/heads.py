@@ -193,5 +193,9 @@ def build_heads(name: str, n_starts: int, code_shape, n_clusters: int, width: in
 
 def live_clusters(log_p: Tensor) -> int:
     """Number of clusters of (n, k) log-probabilities that hold at least a hundredth of an equal share."""
-    n, k = log_p.shape
-    return int((torch.bincount(log_p.argmax(dim=1), minlength=k) >= max(1.0, LIVE * n / k)).sum())
+    return live_labels(log_p.argmax(dim=1), log_p.shape[1])
+
+
+def live_labels(labels: Tensor, k: int) -> int:
+    """The same from labels (n,)."""
+    return int((torch.bincount(labels, minlength=k) >= max(1.0, LIVE * len(labels) / k)).sum())

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from subspan._random import generator
-from subspan.checkpoint import Checkpoint, Position
+from subspan.checkpoint import Checkpoint, Position, load_module_tensors, module_tensors
 from subspan.errors import CollapseWarning, DivergenceError
 
 Record = dict[str, float | int | str]
@@ -109,6 +109,13 @@ class Phase:
 
     def finish(self) -> None:
         """Called once when the phase ends."""
+
+
+def settled(record: Record, tolerance: float) -> str | None:
+    """Reason to stop when a smaller share of the labels than ``tolerance`` "changed" in an epoch, or None."""
+    if float(record["changed"]) < tolerance:
+        return f"settled: fewer than {tolerance:.2%} of the labels changed"
+    return None
 
 
 class Callback:
@@ -256,7 +263,7 @@ class _Loop:
     def begin(self, phase: Phase) -> None:
         """Remember the state in which the phase begins, initialise it, and save."""
         if self.position.restart == 0:
-            self.entry = _state(self.modules)
+            self.entry = {k: v.detach().clone() for k, v in module_tensors(self.modules).items()}
         phase.reset(self.generator(_INIT), self.position.restart)
         self.optimizer = _optimizer(phase)
         if self.checkpoint is not None:
@@ -282,8 +289,7 @@ class _Loop:
             CollapseWarning,
             stacklevel=2,
         )
-        for name, module in self.modules.items():
-            module.load_state_dict({k[len(name) + 1 :]: v for k, v in self.entry.items() if k.startswith(name + ".")})
+        load_module_tensors(self.modules, self.entry)
         self.position = Position(self.position.phase, 0, self.position.restart + 1)
         phase.start()
         self.begin(phase)
@@ -369,8 +375,3 @@ def _optimizer(phase: Phase) -> torch.optim.Optimizer:
     if not any(group["params"] for group in groups):
         raise ValueError(f"phase '{phase.name}' has no parameters to train: leave it out")
     return phase.optimizer(groups)
-
-
-def _state(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """A detached copy of every tensor of the modules, keyed ``module.tensor``."""
-    return {f"{m}.{k}": v.detach().clone() for m, module in modules.items() for k, v in module.state_dict().items()}

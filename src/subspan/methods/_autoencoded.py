@@ -14,6 +14,7 @@ from subspan._random import generator
 from subspan._validation import Samples, Scaling, check_n_clusters, check_samples, iter_slices
 from subspan.base import PREDICT_BATCH, Clusterer
 from subspan.centroids import kmeans_centers, nearest
+from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.encoders import Encoder, MLPAutoencoder, build_encoder, make_encoder
 from subspan.errors import DivergenceError
 from subspan.pretraining import Reconstruction, encode
@@ -183,13 +184,14 @@ class AutoencoderClusterer(Clusterer):
         return self.encoder_.encode(batch)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"encoder.{k}": v for k, v in self.encoder_.state_dict().items()}
-        return tensors | {"centers": self.centers_}, {"encoder": self.encoder_.config()}
+        return module_tensors({"encoder": self.encoder_}) | {"centers": self.centers_}, {
+            "encoder": self.encoder_.config()
+        }
 
     def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         self.centers_ = tensors.pop("centers").to(self._device)
         self.encoder_ = build_encoder(**extra["encoder"])
-        self.encoder_.load_state_dict({k.removeprefix("encoder."): v for k, v in tensors.items()})
+        load_module_tensors({"encoder": self.encoder_}, tensors)
         self.encoder_.to(self._device).eval()
 
     def _validate_parameters(self) -> None:

@@ -25,7 +25,7 @@ from subspan.merging import consensus
 from subspan.pairs import Pairs, find_positives, local_batches
 from subspan.pretraining import encode
 from subspan.self_expression import SelfExpression
-from subspan.training import Phase, Record
+from subspan.training import Phase, Record, settled
 
 ANCHORS = 400  # samples per step of a classifier stage, at least,
 ANCHORS_PER_CLUSTER = 5  # and at least so many for each cluster of a start, on average
@@ -309,9 +309,7 @@ class CollaborationStage(Phase):
         }
 
     def stop(self, records: list[Record]) -> str | None:
-        if float(records[-1]["changed"]) < self.tolerance:
-            return f"settled: fewer than {self.tolerance:.2%} of the labels changed"
-        return None
+        return settled(records[-1], self.tolerance)
 
     def collapsed(self, record: Record) -> bool:
         return self.setting.n_clusters > 1 and int(record["live_clusters"]) <= self.setting.n_clusters // 2

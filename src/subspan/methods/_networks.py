@@ -19,6 +19,7 @@ from subspan._parameters import check_integer, check_overrides
 from subspan._random import generator
 from subspan._validation import Samples, check_n_clusters, iter_slices
 from subspan.base import Clusterer
+from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.errors import DivergenceError
 from subspan.heads import live_clusters
 from subspan.layers import refresh_statistics
@@ -177,15 +178,13 @@ class NetworkClusterer(Clusterer):
         return self._read(self.networks_, batch)[0]
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"{m}.{k}": v for m, network in self.networks_.items() for k, v in network.state_dict().items()}
-        return tensors | {"centres": self.centres_}, {}
+        return module_tensors(self.networks_) | {"centres": self.centres_}, {}
 
     def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         self.centres_ = tensors["centres"].to(self._device)
         self.networks_ = self._build(self.sample_shape_)
-        for name, network in self.networks_.items():
-            prefix = name + "."
-            network.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        load_module_tensors(self.networks_, tensors)
+        for network in self.networks_.values():
             network.to(self._device).eval()
 
     def _rate(self, network: str) -> float:

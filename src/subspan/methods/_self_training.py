@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from subspan.encoders import Encoder
 from subspan.methods._autoencoded import Centers, StackedClusterer
 from subspan.pretraining import encode
 from subspan.soft_assignments import divergence, log_assignments, target_distribution
-from subspan.training import Phase, Record
+from subspan.training import Phase, Record, settled
 
 
 @dataclass
@@ -59,7 +59,7 @@ class SelfTraining(Phase):
         learning_rate: float,
         device: torch.device,
     ):
-        super().__init__("clustering", epochs, batch_size, min_steps=target.interval)
+        super().__init__("clustering", epochs, batch_size, target.interval, target.interval)
         self.samples, self.encoder, self.centers, self.target = samples, encoder, centers, target
         self.learning_rate, self.device = learning_rate, device
 
@@ -79,9 +79,6 @@ class SelfTraining(Phase):
     def parameter_groups(self) -> list[dict]:
         return [{"params": [*self.encoder.parameters(), *self.centers.parameters()], "lr": self.learning_rate}]
 
-    def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Any]:
-        return super().batches(n_samples, gen)[: self.target.interval]
-
     def log_assignments(self, Z: Tensor) -> Tensor:
         """Eq. 1 of DEC."""
         return log_assignments(Z, self.centers.weight, self.target.alpha)
@@ -97,9 +94,7 @@ class SelfTraining(Phase):
         return {"changed": changed, "live_clusters": len(self.labels.unique())}
 
     def stop(self, records: list[Record]) -> str | None:
-        if float(records[-1]["changed"]) < self.target.tolerance:
-            return f"settled: fewer than {self.target.tolerance:.2%} of the labels changed"
-        return None
+        return settled(records[-1], self.target.tolerance)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -24,7 +24,7 @@ from subspan.centroids import nearest
 from subspan.encoders import Encoder
 from subspan.methods._autoencoded import Centers, StackedClusterer
 from subspan.pretraining import encode
-from subspan.training import Phase, Record
+from subspan.training import Phase, Record, settled
 
 FIRST_COUNT = 100.0  # c_j before the first sample: a first batch does not throw the centres of k-means away
 
@@ -117,9 +117,7 @@ class DCNPhase(Phase):
         return {"changed": changed, "live_clusters": len(self.labels.unique())}
 
     def stop(self, records: list[Record]) -> str | None:
-        if float(records[-1]["changed"]) < self.tolerance:
-            return f"settled: fewer than {self.tolerance:.2%} of the labels changed"
-        return None
+        return settled(records[-1], self.tolerance)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

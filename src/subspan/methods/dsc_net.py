@@ -26,6 +26,7 @@ from torch.nn.functional import normalize
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides
 from subspan._random import generator
 from subspan._validation import Samples
+from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.encoders import Encoder, activation_entries, build_encoder, make_encoder
 from subspan.errors import SizingWarning
 from subspan.methods._self_expressive import PHASE, SelfExpressiveClusterer
@@ -243,13 +244,12 @@ class DSCNet(SelfExpressiveClusterer):
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, extra = super()._state()
-        tensors |= {f"encoder.{name}": value for name, value in self.encoder_.state_dict().items()}
-        return tensors, {**extra, "encoder": self.encoder_.config()}
+        return tensors | module_tensors({"encoder": self.encoder_}), {**extra, "encoder": self.encoder_.config()}
 
     def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         super()._restore(tensors, extra)
         encoder = build_encoder(**extra["encoder"])
-        encoder.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("encoder.")})
+        load_module_tensors({"encoder": encoder}, tensors)
         self.encoder_ = encoder.to(self._device).eval()
 
     def _validate_parameters(self) -> None:

@@ -32,19 +32,20 @@ from subspan._random import generator
 from subspan._resources import available_bytes
 from subspan._validation import Samples, check_n_clusters, check_samples
 from subspan.base import Clusterer
+from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.encoders import Encoder, build_encoder, make_encoder
 from subspan.errors import ResourceError, SizingWarning
+from subspan.heads import live_labels
 from subspan.k_subspaces import assign, grassmann_step, k_subspaces, random_bases, residuals, spectral_bases, svd_bases
 from subspan.pretraining import Reconstruction, encode
 from subspan.progress import Progress
-from subspan.training import Phase, Record, train
+from subspan.training import Phase, Record, settled, train
 
 PHASE = "subspaces"
 EPOCHS = {"autoencoder": 30, PHASE: 20}
 RATES = {"autoencoder": 1e-3, "encoder": 1e-4, "bases": 0.1}
 GAMMA, KEEP = 30.0, 0.1  # self-expression of the sample that starts the subspaces: see docs/methods/k_scn.md
 MIN_STEPS = 50  # per epoch
-LIVE = 0.01  # a cluster with less than this share of n / k samples counts as empty
 LIBRARIES = 400_000_000  # bytes
 
 
@@ -147,19 +148,15 @@ class SubspacePhase(Phase):
         if self.update == "svd":
             self.subspaces.bases.copy_(svd_bases(self.codes, self.labels, self.subspaces.bases))
         self.labels, values = assign(self.codes, self.subspaces.bases)
-        k = len(self.subspaces.bases)
-        sizes = torch.bincount(self.labels, minlength=k)
         return {
             "relative_residual": float(values.sum() / self.codes.square().sum().clamp_min(1e-30)),
             "mean_code_norm": self.code_norm,
             "changed": float((self.labels != before).double().mean()),
-            "live_clusters": int((sizes >= max(1.0, LIVE * len(self.labels) / k)).sum()),
+            "live_clusters": live_labels(self.labels, len(self.subspaces.bases)),
         }
 
     def stop(self, records: list[Record]) -> str | None:
-        if float(records[-1]["changed"]) < self.tolerance:
-            return f"settled: fewer than {self.tolerance:.2%} of the labels changed"
-        return None
+        return settled(records[-1], self.tolerance)
 
     def collapsed(self, record: Record) -> bool:
         k = len(self.subspaces.bases)
@@ -376,17 +373,16 @@ class KSCN(Clusterer):
         return self.encoder_.encode(batch)
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        modules: dict[str, nn.Module] = {"encoder": self.encoder_, "subspaces": self.subspaces_}
-        tensors = {f"{m}.{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
-        return tensors, {"encoder": self.encoder_.config()}
+        modules = {"encoder": self.encoder_, "subspaces": self.subspaces_}
+        return module_tensors(modules), {"encoder": self.encoder_.config()}
 
     def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         self.encoder_ = build_encoder(**extra["encoder"])
         k, d, r = tensors["subspaces.bases"].shape
         self.subspaces_ = Subspaces(k, d, r, self.normalize)
-        for name, module in {"encoder.": self.encoder_, "subspaces.": self.subspaces_}.items():
-            module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
-            module.to(self._device).eval()
+        load_module_tensors({"encoder": self.encoder_, "subspaces": self.subspaces_}, tensors)
+        self.encoder_.to(self._device).eval()
+        self.subspaces_.to(self._device).eval()
 
     def _validate_parameters(self) -> None:
         check_choice("update", self.update, ("svd", "grassmann"))

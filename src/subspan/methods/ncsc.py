@@ -32,6 +32,7 @@ from subspan._random import generator
 from subspan._validation import Samples, check_n_clusters, check_same_features, check_samples
 from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
 from subspan.base import Clusterer
+from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.encoders import MIN_SIDE, Encoder, make_encoder
 from subspan.errors import DivergenceError, InvalidInputError
 from subspan.heads import Heads, build_heads
@@ -357,8 +358,7 @@ class NCSC(Clusterer):
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         modules: dict[str, Encoder | Heads] = {"encoder": self.encoder_, "head": self.head_}
-        tensors = {f"{m}.{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
-        tensors["center"] = self.center_
+        tensors = module_tensors(modules) | {"center": self.center_}
         return tensors, {m: module.config() for m, module in modules.items()} | {"gamma": self.gamma_}
 
     def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
@@ -367,10 +367,9 @@ class NCSC(Clusterer):
         self.gamma_ = extra["gamma"]
         self.encoder_ = restore_encoder(**extra["encoder"])
         self.head_ = build_heads(**extra["head"])
-        for name, module in {"encoder": self.encoder_, "head": self.head_}.items():
-            prefix = name + "."
-            module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
-            module.to(device).eval()
+        load_module_tensors({"encoder": self.encoder_, "head": self.head_}, tensors)
+        self.encoder_.to(device).eval()
+        self.head_.to(device).eval()
 
     def _heads(self, encoder, n_starts: int, k: int) -> Heads:
         return build_heads(self.head, n_starts, encoder.code_shape, k, self.head_width)
