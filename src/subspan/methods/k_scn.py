@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -163,6 +163,8 @@ class SubspacePhase(Phase):
         return k > 1 and int(record["live_clusters"]) <= k // 2
 
 
+# eq and repr stay scikit-learn's; the generated __init__ only assigns, as scikit-learn asks
+@dataclass(eq=False, repr=False, kw_only=True)
 class KSCN(Clusterer):
     """Deep k-subspace clustering: every cluster is a linear subspace of the codes of an auto-encoder.
 
@@ -215,50 +217,26 @@ class KSCN(Clusterer):
     stop_reasons_ : dict
     """
 
-    def __init__(
-        self,
-        n_clusters=10,
-        *,
-        subspace_dim=10,
-        update="svd",
-        lambda_residual=1.0,
-        normalize=True,
-        init="spectral",
-        init_samples=5000,
-        n_init=10,
-        encoder="auto",
-        encoder_options=None,
-        batch_size=256,
-        epochs=None,
-        learning_rates=None,
-        tolerance=0.0,
-        random_state=None,
-        device="auto",
-        channel_axis="auto",
-        verbose=0,
-        checkpoint_dir=None,
-        resume=False,
-    ):
-        self.n_clusters = n_clusters
-        self.subspace_dim = subspace_dim
-        self.update = update
-        self.lambda_residual = lambda_residual
-        self.normalize = normalize
-        self.init = init
-        self.init_samples = init_samples
-        self.n_init = n_init
-        self.encoder = encoder
-        self.encoder_options = encoder_options
-        self.batch_size = batch_size
-        self.epochs = epochs
-        self.learning_rates = learning_rates
-        self.tolerance = tolerance
-        self.random_state = random_state
-        self.device = device
-        self.channel_axis = channel_axis
-        self.verbose = verbose
-        self.checkpoint_dir = checkpoint_dir
-        self.resume = resume
+    n_clusters: int = field(default=10, kw_only=False)
+    subspace_dim: int = 10
+    update: str = "svd"
+    lambda_residual: float = 1.0
+    normalize: bool = True
+    init: str = "spectral"
+    init_samples: int = 5000
+    n_init: int = 10
+    encoder: str = "auto"
+    encoder_options: dict | None = None
+    batch_size: int = 256
+    epochs: dict | None = None
+    learning_rates: dict | None = None
+    tolerance: float = 0.0
+    random_state: Any = None
+    device: str = "auto"
+    channel_axis: Any = "auto"
+    verbose: int = 0
+    checkpoint_dir: Any = None
+    resume: bool = False
 
     def estimate_resources(self, X) -> dict[str, int]:
         """Expected peak memory of ``fit`` on X in bytes; nothing is trained."""

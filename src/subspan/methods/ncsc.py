@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,8 @@ from subspan.self_expression import (
 from subspan.training import train
 
 
+# eq and repr stay scikit-learn's; the generated __init__ only assigns, as scikit-learn asks
+@dataclass(eq=False, repr=False, kw_only=True)
 class NCSC(Clusterer):
     """Neural Collaborative Subspace Clustering.
 
@@ -162,68 +165,35 @@ class NCSC(Clusterer):
     T. Zhang, P. Ji, M. Harandi, W. Huang, H. Li. Neural Collaborative Subspace Clustering. ICML 2019.
     """
 
-    def __init__(
-        self,
-        n_clusters=10,
-        *,
-        recipe="global",
-        encoder="auto",
-        encoder_options=None,
-        head="auto",
-        head_width=None,
-        self_expression="closed-form",
-        gamma="auto",
-        n_neighbors="auto",
-        batch_size=5000,
-        batches="local",
-        u="auto",
-        l=0.1,  # noqa: E741
-        affinity="confidence",
-        balance="auto",
-        prior=None,
-        walk=6,
-        n_starts=5,
-        overcluster=2.0,
-        lambda_cl=1.0,
-        epochs=None,
-        learning_rates=None,
-        tolerance=0.001,
-        channel_axis="auto",
-        random_state=None,
-        device="auto",
-        verbose=0,
-        checkpoint_dir=None,
-        resume=False,
-    ):
-        self.n_clusters = n_clusters
-        self.recipe = recipe
-        self.encoder = encoder
-        self.encoder_options = encoder_options
-        self.head = head
-        self.head_width = head_width
-        self.self_expression = self_expression
-        self.gamma = gamma
-        self.n_neighbors = n_neighbors
-        self.batch_size = batch_size
-        self.batches = batches
-        self.u = u
-        self.l = l
-        self.affinity = affinity
-        self.balance = balance
-        self.prior = prior
-        self.walk = walk
-        self.n_starts = n_starts
-        self.overcluster = overcluster
-        self.lambda_cl = lambda_cl
-        self.epochs = epochs
-        self.learning_rates = learning_rates
-        self.tolerance = tolerance
-        self.channel_axis = channel_axis
-        self.random_state = random_state
-        self.device = device
-        self.verbose = verbose
-        self.checkpoint_dir = checkpoint_dir
-        self.resume = resume
+    n_clusters: int = field(default=10, kw_only=False)
+    recipe: str = "global"
+    encoder: str = "auto"
+    encoder_options: dict | None = None
+    head: str = "auto"
+    head_width: int | None = None
+    self_expression: str = "closed-form"
+    gamma: Any = "auto"
+    n_neighbors: Any = "auto"
+    batch_size: int = 5000
+    batches: str = "local"
+    u: Any = "auto"
+    l: float = 0.1  # noqa: E741
+    affinity: str = "confidence"
+    balance: Any = "auto"
+    prior: Any = None
+    walk: int = 6
+    n_starts: int = 5
+    overcluster: float = 2.0
+    lambda_cl: float = 1.0
+    epochs: dict | None = None
+    learning_rates: dict | None = None
+    tolerance: float = 0.001
+    channel_axis: Any = "auto"
+    random_state: Any = None
+    device: str = "auto"
+    verbose: int = 0
+    checkpoint_dir: Any = None
+    resume: bool = False
 
     def _fit(self, samples: Samples, seed: int) -> None:
         check_n_clusters(self.n_clusters, samples.n)
