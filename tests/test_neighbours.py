@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from subspan.affinity import subspace_affinity
 from subspan.errors import InvalidInputError, SelfExpressionError
-from subspan.neighbours import GAMMAS, GlobalSelfExpression, both_signs, choose_gamma, graph_agreement, torch_products
+from subspan.neighbours import GAMMAS, GlobalSelfExpression, both_signs, choose_gamma, graph_agreement, torch_search
 from subspan.self_expression import closed_form_coefficients, ridge_weight
 
 
@@ -41,8 +41,9 @@ def test_gram_matrix_is_the_same_in_batches():
 
 @pytest.mark.parametrize("method", ["exact", "ivf", "auto"])
 @pytest.mark.parametrize("signed", [True, False])
-def test_neighbours_are_the_largest_affinities(method, signed):
+def test_neighbours_are_the_largest_affinities(method, signed, monkeypatch):
     """Negative products count like positive ones; an inverted file may miss a few, but what it finds is exact."""
+    monkeypatch.setattr("subspan.neighbours.BLOCK", 17)
     Z = codes(signed=signed).float()
     dense, found = dense_affinity(Z.double(), 1.0), GlobalSelfExpression(1.0).fit(Z).neighbours(Z, 5, method)
     best = dense.topk(5, dim=1)
@@ -70,7 +71,7 @@ def test_negative_products_are_found():
 def test_blocks_of_products_equal_the_search():
     """What CUDA uses, run on the CPU."""
     W = codes().float()
-    index, product = torch_products(W, 7, block=13)
+    index, product = torch_search(W, block=13)(W, 7)
     expected = both_signs(W, torch.arange(60), 7)
     assert torch.equal(index, expected[0])
     torch.testing.assert_close(product, expected[1])

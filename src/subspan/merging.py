@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.special import xlogy
 
+from subspan._validation import iter_slices
 from subspan.pairs import Pairs
 
 CELLS_PER_CLUSTER = (3, 5, 10)  # resolutions that are tried,
@@ -21,6 +22,7 @@ MAX_CELLS = 200  # but only the coarsest beyond so many cells
 MERGES = 3  # kept of each resolution
 RANDOM_BEGINNINGS = 8
 SWEEPS = 30
+BLOCK = 20_000  # samples whose arrivals are held at once
 
 
 def consensus(log_p: Tensor, pairs: Pairs, k: int, gen: torch.Generator, limit: int = 1) -> Tensor:
@@ -46,7 +48,7 @@ def consensus(log_p: Tensor, pairs: Pairs, k: int, gen: torch.Generator, limit: 
     counts = {min(r * k, max(CELLS_PER_CLUSTER[0] * k, MAX_CELLS)) for r in CELLS_PER_CLUSTER}
     for count in sorted(counts):
         cells = agreement_cells(log_p, count)
-        flow = cluster_flow(cells.exp(), pairs).cpu()
+        flow = cluster_flow(cells, pairs).cpu()
         for group in merge_clusters(flow, k, gen)[:MERGES]:
             labels = group.to(cells.device)[cells.argmax(dim=1)]
             if not any(torch.equal(labels, other) for _, other in found):
@@ -62,7 +64,7 @@ def label_information(labels: Tensor, pairs: Pairs, k: int) -> float:
 
 
 def agreement_cells(log_p: Tensor, limit: int) -> Tensor:
-    """Log-probabilities of the cells on which the starts agree, (n, m) with m <= limit.
+    """Probabilities of the cells on which the starts agree, (n, m) with m <= limit.
 
     A cell is a combination of one cluster from each start; the ``limit`` most frequent ones among the samples are kept,
     and a sample's score for a cell is the product of the starts' probabilities.
@@ -74,10 +76,13 @@ def agreement_cells(log_p: Tensor, limit: int) -> Tensor:
     """
     cells, counts = torch.unique(log_p.argmax(dim=2).T, dim=0, return_counts=True)  # (m, R)
     cells = cells[counts.argsort(descending=True, stable=True)[:limit]]
-    scores = log_p.new_zeros(log_p.shape[1], len(cells))
-    for start, clusters in zip(log_p, cells.T, strict=True):
-        scores += start[:, clusters]
-    return scores.log_softmax(dim=1)
+    p = log_p.new_empty(log_p.shape[1], len(cells))
+    for rows in iter_slices(len(p), BLOCK):
+        scores = log_p[0, rows][:, cells[:, 0]]
+        for start, clusters in zip(log_p[1:], cells.T[1:], strict=True):
+            scores += start[rows][:, clusters]
+        p[rows] = scores.softmax(dim=1)
+    return p
 
 
 def cluster_flow(p: Tensor, pairs: Pairs) -> Tensor:
@@ -89,11 +94,13 @@ def cluster_flow(p: Tensor, pairs: Pairs) -> Tensor:
         Cluster probabilities.
     pairs : Pairs
     """
-    rows, weight = pairs.rows(), pairs.normalised()[:, None]
-    arrived = torch.zeros_like(p)
-    for part in torch.arange(len(rows), device=p.device).split(200_000):  # bounds the gathered copy
-        arrived.index_add_(0, rows[part], p[pairs.partners[part]] * weight[part])
-    flow = p.double().T @ arrived.double()
+    weight = pairs.normalised()[:, None]
+    flow = p.new_zeros(p.shape[1], p.shape[1], dtype=torch.float64)
+    for rows in iter_slices(pairs.n, BLOCK):
+        low, high = int(pairs.offsets[rows.start]), int(pairs.offsets[rows.stop])
+        starts = torch.repeat_interleave(pairs.offsets[rows.start : rows.stop + 1].diff())
+        arrived = torch.zeros_like(p[rows]).index_add_(0, starts, p[pairs.partners[low:high]] * weight[low:high])
+        flow.addmm_(p[rows].double().T, arrived.double())
     flow = flow + flow.T
     return flow / flow.sum().clamp_min(torch.finfo(flow.dtype).tiny)
 

@@ -156,16 +156,19 @@ class GlobalSelfExpression:
         W, slack = self.whiten(Z)
         m, wide = min(m, n - 1), min(2 * m, n - 1) + 1  # one more for the sample itself
         if W.is_cuda:
-            return _rank(torch_products(W, wide), slack, m, 1.0)
-        some = torch.randperm(n, generator=gen or generator(0))[:SAMPLE]
-        truth = both_signs(W, some, m + 1)
-        exact = method == "exact" or (method == "auto" and n <= EXACT)
-        search = _exact_search(W) if exact else _inverted_file(W, some, m + 1)
-        found = search(W, wide)
-        if bool((truth[1] < 0).any()):
-            found = _merge(found, search(W, wide, -1.0))
-        result = _rank(found, slack, m, 1.0)
-        return Neighbours(result.index, result.affinity, 1.0 if exact else _recall(found[0][some], truth[0]))
+            search, recall = torch_search(W), 1.0
+        else:
+            exact = method == "exact" or (method == "auto" and n <= EXACT)
+            some = torch.randperm(n, generator=gen or generator(0))[:SAMPLE]
+            search, recall = _faiss_search(W, some, m + 1, exact)
+        index = torch.empty(n, m, dtype=torch.int64, device=W.device)
+        affinity = W.new_empty(n, m)
+        for rows in iter_slices(n, BLOCK):
+            index[rows], affinity[rows] = _rank(search(W[rows], wide), rows.start, slack, m)
+        return Neighbours(index, affinity, recall)
+
+
+Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # (queries, m) -> index and product of candidates
 
 
 def both_signs(W: Tensor, queries: Tensor, m: int) -> tuple[Tensor, Tensor]:
@@ -176,15 +179,19 @@ def both_signs(W: Tensor, queries: Tensor, m: int) -> tuple[Tensor, Tensor]:
     return index.gather(1, order), product.gather(1, order)
 
 
-def torch_products(W: Tensor, m: int, block: int = 2048) -> tuple[Tensor, Tensor]:
+def torch_search(W: Tensor, block: int = 2048) -> Search:
     """Exact search for the m largest ``|w_i . w_j|`` with dense blocks of products, for CUDA."""
-    index, product = [], []
-    for rows in W.split(block):
-        P = rows @ W.T
-        best = P.abs().topk(m, dim=1).indices
-        index.append(best)
-        product.append(P.gather(1, best))
-    return torch.cat(index), torch.cat(product)
+
+    def search(queries: Tensor, m: int) -> tuple[Tensor, Tensor]:
+        index, product = [], []
+        for rows in queries.split(block):
+            P = rows @ W.T
+            best = P.abs().topk(m, dim=1).indices
+            index.append(best)
+            product.append(P.gather(1, best))
+        return torch.cat(index), torch.cat(product)
+
+    return search
 
 
 def choose_gamma(Z: Tensor, m: int, gen: torch.Generator, gammas: Iterable[float] = GAMMAS) -> tuple[float, dict]:
@@ -217,10 +224,23 @@ def graph_agreement(index: Tensor) -> float:
     return float(mutual * closed)
 
 
-Search = Callable[..., tuple[Tensor, Tensor]]  # (queries, m, sign) -> index and products of sign * w_i . w_j, falling
+SignedSearch = Callable[..., tuple[Tensor, Tensor]]  # (queries, m, sign) -> index and product, sign * it falling
 
 
-def _exact_search(W: Tensor) -> Search:
+def _faiss_search(W: Tensor, some: Tensor, m: int, exact: bool) -> tuple[Search, float]:
+    """Search of candidates with FAISS, for negative products only where the queries ``some`` have any; its recall."""
+    truth = both_signs(W, some, m)
+    signed = _exact_search(W) if exact else _inverted_file(W, some, m)
+    negative = bool((truth[1] < 0).any())
+
+    def search(queries: Tensor, m: int) -> tuple[Tensor, Tensor]:
+        found = signed(queries, m)
+        return _merge(found, signed(queries, m, -1.0)) if negative else found
+
+    return search, 1.0 if exact else _recall(search(W[some], m)[0], truth[0])
+
+
+def _exact_search(W: Tensor) -> SignedSearch:
     base = W.numpy()
 
     def search(queries: Tensor, m: int, sign: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -230,7 +250,7 @@ def _exact_search(W: Tensor) -> Search:
     return search
 
 
-def _inverted_file(W: Tensor, some: Tensor, m: int) -> Search:
+def _inverted_file(W: Tensor, some: Tensor, m: int) -> SignedSearch:
     """Search in an inverted file; as many lists are probed as the recall on the queries ``some`` asks for."""
     n, d = W.shape
     lists = max(1, int(2 * math.sqrt(n)))
@@ -248,8 +268,7 @@ def _inverted_file(W: Tensor, some: Tensor, m: int) -> Search:
             break
 
     def search(queries: Tensor, m: int, sign: float = 1.0) -> tuple[Tensor, Tensor]:
-        found = [index.search((sign * part).numpy(), m) for part in queries.split(BLOCK)]
-        product, numbers = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        product, numbers = index.search((sign * queries).numpy(), m)
         return torch.from_numpy(numbers), sign * torch.from_numpy(product)
 
     return search
@@ -268,16 +287,15 @@ def _merge(positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor]) -> 
     return index, product
 
 
-def _rank(found: tuple[Tensor, Tensor], slack: Tensor, m: int, recall: float) -> Neighbours:
-    """The m largest ``a_ij`` of the candidates, the sample itself left out. Missing candidates have index -1."""
-    index, product = found
-    out = torch.empty(len(index), m, dtype=torch.int64, device=index.device), product.new_empty(len(index), m)
-    for rows in iter_slices(len(index), BLOCK):
-        j = index[rows]
-        a = product[rows].abs() * (slack[rows, None] + slack[j.clamp_min(0)]) / 2
-        own = torch.arange(rows.start, rows.start + len(j), device=j.device)[:, None]
-        a[(j == own) | (j < 0)] = 0.0
-        a, order = a.topk(m, dim=1)
-        j = j.gather(1, order)
-        out[0][rows], out[1][rows] = torch.where((j < 0) | (j == own), (own + 1) % len(index), j), a
-    return Neighbours(out[0], out[1], recall)
+def _rank(found: tuple[Tensor, Tensor], first: int, slack: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """The m largest ``a_ij`` of the candidates of samples ``first``, ``first + 1``, ..., without the sample itself.
+
+    A candidate of index -1 is missing; where too few are left, the next sample takes the place with affinity 0.
+    """
+    j, product = found
+    own = torch.arange(first, first + len(j), device=j.device)[:, None]
+    a = product.abs() * (slack[own] + slack[j.clamp_min(0)]) / 2
+    a[(j == own) | (j < 0)] = 0.0
+    a, order = a.topk(m, dim=1)
+    j = j.gather(1, order)
+    return torch.where((j < 0) | (j == own), (own + 1) % len(slack), j), a

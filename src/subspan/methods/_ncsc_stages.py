@@ -217,7 +217,7 @@ class ClassifierStage(Phase):
         log_p = self.scores()
         objective = self.objective(log_p)
         best = int(objective.argmin())
-        self.last = (log_p, best)
+        self.best = best
         return {
             "positives_per_sample": len(self.pairs.partners) / self.pairs.n if self.pairs is not None else 0.0,
             "objective": float(objective[best]),
@@ -232,7 +232,7 @@ class ClassifierStage(Phase):
 
     def finish(self) -> None:
         if self.chosen is not None:
-            self.chosen.take(self.heads, self.last[1])
+            self.chosen.take(self.heads, self.best)
 
     def agreement(self, count: int) -> Tensor:
         """Labels (count, n) on which the starts agree, the best first and repeated if there are fewer."""
@@ -340,9 +340,11 @@ def head_scores(heads: Heads, codes: Tensor) -> Tensor:
     """Log-probabilities (R, n, k) of codes (n, d), batch normalisation in evaluation mode."""
     training = heads.training
     heads.eval()
-    parts = [heads(codes[rows]).log_softmax(dim=-1) for rows in iter_slices(len(codes), HEAD_BATCH)]
+    log_p = codes.new_empty(heads.n_starts, len(codes), heads.n_clusters)
+    for rows in iter_slices(len(codes), HEAD_BATCH):
+        log_p[:, rows] = heads(codes[rows]).log_softmax(dim=-1)
     heads.train(training)
-    return torch.cat(parts, dim=1)
+    return log_p
 
 
 def effective_rank(Z: Tensor) -> float:
