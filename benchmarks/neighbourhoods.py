@@ -1,4 +1,4 @@
-"""Neighbours of the global self-expression: precision by gamma, read with labels, and the agreement that chooses gamma.
+"""Neighbours of the global self-expression: precision by gamma (read with labels), and what gamma is chosen by.
 
     python benchmarks/neighbourhoods.py mnist orl coil20
     python benchmarks/neighbourhoods.py digits --pixels
@@ -23,8 +23,9 @@ from subspan._validation import check_samples, fit_scaling
 from subspan.encoders import make_encoder
 from subspan.methods._ncsc_global import count_neighbours
 from subspan.multiscale import make_scattering
-from subspan.neighbours import GAMMAS, GlobalSelfExpression, graph_agreement
+from subspan.neighbours import GlobalSelfExpression
 from subspan.pretraining import encode
+from subspan.selection import GAMMAS, association
 
 
 def codes(X: np.ndarray, k: int, *, pixels: bool, scale: int | None) -> torch.Tensor:
@@ -42,7 +43,7 @@ def codes(X: np.ndarray, k: int, *, pixels: bool, scale: int | None) -> torch.Te
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sets", nargs="+")
-    parser.add_argument("--samples", type=int, default=10_000, help="at most, drawn with seed 0")
+    parser.add_argument("--samples", type=int, default=5000, help="at most, drawn with seed 0")
     parser.add_argument("--pixels", action="store_true", help="pixels instead of scattering codes")
     parser.add_argument("--scale", type=int, help="J of scattering at one scale; two scales if not given")
     options = parser.parse_args()
@@ -54,12 +55,12 @@ def main() -> None:
         Z, m = codes(data.X[some], k, pixels=options.pixels, scale=options.scale), count_neighbours(len(some), k)
         rows = []
         for gamma in GAMMAS:
-            index = GlobalSelfExpression(gamma).fit(Z).neighbours(Z, m).index
-            rows.append((gamma, float((y[index] == y[:, None]).float().mean()), graph_agreement(index)))
+            found = GlobalSelfExpression(gamma).fit(Z).neighbours(Z, m)
+            rows.append((gamma, float((y[found.index] == y[:, None]).float().mean()), association(found.pairs(), k)))
         chosen = max(rows, key=lambda row: row[2])[0]
-        for gamma, precision, agreement in rows:
+        for gamma, precision, value in rows:
             mark = "*" if gamma == chosen else " "
-            print(f"{name:<22} m {m:<3} gamma {gamma:<6g} precision {precision:.3f} agreement {agreement:.3f} {mark}")
+            print(f"{name:<22} m {m:<3} gamma {gamma:<6g} precision {precision:.3f} association {value:.4f} {mark}")
 
 
 if __name__ == "__main__":

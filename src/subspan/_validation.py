@@ -111,6 +111,10 @@ class Samples:
         """The same samples (no copy) whose batches are scaled by ``scaling``."""
         return replace(self, scaling=scaling)
 
+    def subset(self, index: np.ndarray | torch.Tensor) -> Samples:
+        """The samples ``index``, copied."""
+        return replace(self, _data=_gather(self._data, np.asarray(index)))
+
     def batch(self, index: slice | np.ndarray | torch.Tensor) -> torch.Tensor:
         """Scaled samples as a fresh float32 tensor of shape (b, p) or (b, c, h, w).
 

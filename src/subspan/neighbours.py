@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import faiss
-import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -31,8 +29,6 @@ EXACT = 100_000  # samples up to which all inner products are computed
 RECALL = 0.98  # of the approximate search, measured on a sample of queries
 SAMPLE = 1000  # queries of that measurement, and of the one for negative products
 BLOCK = 10_000
-GAMMAS = (0.1, 1.0, 10.0, 100.0)
-GAMMA_SAMPLES = 10_000  # samples on which gamma is chosen
 _MIN_SLACK = 1e-9  # 1 - h below this is rounding noise
 
 
@@ -192,36 +188,6 @@ def torch_search(W: Tensor, block: int = 2048) -> Search:
         return torch.cat(index), torch.cat(product)
 
     return search
-
-
-def choose_gamma(Z: Tensor, m: int, gen: torch.Generator, gammas: Iterable[float] = GAMMAS) -> tuple[float, dict]:
-    """The gamma whose neighbourhoods agree most, and the agreement at each.
-
-    Of the graph of m neighbours: the share of edges that are mutual, times the share of two-step walks that close. A
-    wrong gamma blurs neighbourhoods, and both fall. At most 10,000 samples are looked at.
-
-    Parameters
-    ----------
-    Z : Tensor of shape (n, d)
-    m : int
-    gen : torch.Generator
-        Draws the samples.
-    gammas : iterable of float
-    """
-    some = torch.randperm(len(Z), generator=gen)[:GAMMA_SAMPLES].to(Z.device)
-    Z = Z[some]
-    agreement = {g: graph_agreement(GlobalSelfExpression(g).fit(Z).neighbours(Z, m, gen=gen).index) for g in gammas}
-    return max(agreement, key=lambda g: agreement[g]), agreement
-
-
-def graph_agreement(index: Tensor) -> float:
-    """Share of mutual edges times share of closed two-step walks, of the graph i > index[i, :], (n, m)."""
-    n, m = index.shape
-    ones = np.ones(n * m, dtype=np.float32)
-    A = scipy.sparse.csr_matrix((ones, index.cpu().numpy().ravel(), np.arange(0, n * m + 1, m)), shape=(n, n))
-    mutual = A.multiply(A.T).sum() / A.nnz
-    closed = (A @ A).multiply(A).sum() / (A.nnz * m)
-    return float(mutual * closed)
 
 
 SignedSearch = Callable[..., tuple[Tensor, Tensor]]  # (queries, m, sign) -> index and product, sign * it falling

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import faiss
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -60,6 +61,12 @@ class Pairs:
         rows = self.rows()
         total = torch.zeros(self.n, dtype=torch.float64, device=rows.device).index_add_(0, rows, self.weights.double())
         return (self.weights.double() / total[rows]).to(self.weights.dtype)
+
+    def symmetric(self) -> scipy.sparse.csr_array:
+        """``(A + A^T) / 2`` of the weights A, sparse (n, n) on the CPU."""
+        entries = (t.cpu().numpy() for t in (self.weights, self.partners, self.offsets))
+        A = scipy.sparse.csr_array(tuple(entries), shape=(self.n, self.n))
+        return scipy.sparse.csr_array((A + A.T) / 2)
 
     @cached_property
     def _below(self) -> Tensor:

@@ -34,13 +34,18 @@ def test_a_sample_is_clustered_and_the_rest_predicted(tmp_path):
     assert evaluate(y, model.predict(mapped))["acc"] > 0.97
 
 
-def test_images_get_scattering_codes_and_vectors_stay_as_they_are():
-    X = digits(120)
+def test_images_get_the_codes_with_the_clearest_clusters_and_vectors_stay_as_they_are():
+    X = digits(300)
     images = NCSC(10, **FAST).fit(X)
-    assert isinstance(images.encoder_, MultiScaleScattering)
-    assert images.transform(X).shape == (120, 60)
-    vectors = NCSC(10, **FAST).fit(X.reshape(120, -1))
+    assert set(images.encoder_scores_) == {"scattering", "identity"}
+    best = max(images.encoder_scores_, key=lambda name: images.encoder_scores_[name])
+    assert images.encoder_.name == {"scattering": "multiscale-scattering"}.get(best, best)
+    named = NCSC(10, **FAST, encoder="scattering").fit(X)
+    assert isinstance(named.encoder_, MultiScaleScattering)
+    assert named.encoder_scores_ == {}
+    vectors = NCSC(10, **FAST).fit(X.reshape(300, -1))
     assert vectors.encoder_.name == "identity"
+    assert vectors.encoder_scores_ == {}
     tiny = NCSC(2, **FAST).fit(np.random.default_rng(0).integers(0, 9, (30, 4, 4), dtype=np.uint8))
     assert tiny.encoder_.name == "identity"
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from subspan._random import generator
 from subspan.methods._ncsc_stages import Setting
-from subspan.neighbours import GlobalSelfExpression, Neighbours, choose_gamma
+from subspan.neighbours import GlobalSelfExpression, Neighbours
 from subspan.pairs import Pairs
+from subspan.selection import choose_gamma
 
 NEIGHBOURS = (3, 10)  # fewest and most per sample
 
@@ -23,13 +24,11 @@ NEIGHBOURS = (3, 10)  # fewest and most per sample
 class GlobalSetting(Setting):
     """What the stages share, with positive pairs from the whole data set.
 
-    ``gamma=None`` is chosen by :func:`subspan.neighbours.choose_gamma`; the agreement of each candidate is kept in
-    ``agreement``.
+    ``gamma=None`` is chosen by :func:`subspan.selection.choose_gamma`.
     """
 
     n_neighbors: int = NEIGHBOURS[1]
     gamma: float | None = None
-    agreement: dict[float, float] = field(default_factory=dict)
     neighbours: Neighbours | None = None
     searched: Tensor | None = None  # the codes whose neighbours these are
     found: dict[float, Pairs] = field(default_factory=dict)  # the last pairs, by u
@@ -43,11 +42,11 @@ class GlobalSetting(Setting):
 
     def search(self) -> None:
         """Find the neighbours of all samples for the present codes, and gamma if it is still open."""
-        Z, gen = self.normalise(self.codes), generator(0)
+        Z = self.normalise(self.codes)
         if self.gamma is None:
-            self.gamma, self.agreement = choose_gamma(Z, self.n_neighbors, gen)
+            self.gamma, _ = choose_gamma(Z, self.n_clusters, self.n_neighbors)
         self.layer.gamma = self.gamma
-        self.neighbours = GlobalSelfExpression(self.gamma).fit(Z).neighbours(Z, self.n_neighbors, gen=gen)
+        self.neighbours = GlobalSelfExpression(self.gamma).fit(Z).neighbours(Z, self.n_neighbors, gen=generator(0))
         self.searched, self.found = self.codes, {}
 
 

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from subspan._resources import available_bytes
+from subspan.encoders import Encoder, IdentityEncoder
 from subspan.errors import ResourceError
 from subspan.heads import Heads
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, Setting, SubspaceStage
+from subspan.multiscale import make_scattering
 from subspan.pretraining import Reconstruction
+from subspan.scattering import scattering_scale
 from subspan.self_expression import learned_bytes
 from subspan.training import Phase
 
@@ -28,9 +31,21 @@ RATES = {
     "classifier": 3e-3,
     "collaboration": 1e-3,  # the head in the last stage
 }
+MAX_PIXELS = 4096  # numbers per image up to which pixels may be the codes
 CANDIDATES = 6  # ways to merge what the starts agree on that are trained on
 SAMPLES_PER_CLUSTER = 20  # the starts have more than k clusters only with so many samples for each
 LIBRARIES = 400_000_000  # bytes
+
+
+def fixed_encoders(shape: tuple[int, ...], n: int) -> dict[str, Encoder]:
+    """Encoders without training for n images of shape (c, h, w), by name: pixels, scattering at several scales."""
+    encoders: dict[str, Encoder] = {"scattering": make_scattering(shape, n)}
+    coarse = scattering_scale(*shape[1:])
+    for J in range(max(1, coarse - 2), coarse + 1) if coarse > 1 else ():
+        encoders[f"scattering J={J}"] = make_scattering(shape, n, J=J)
+    if math.prod(shape) <= MAX_PIXELS:
+        encoders["identity"] = IdentityEncoder(shape)
+    return encoders
 
 
 def algorithm_1(

@@ -21,16 +21,18 @@ from subspan.affinity import classifier_affinity, normalise_scores, subspace_aff
 from subspan.encoders import Encoder
 from subspan.heads import Heads, live_clusters
 from subspan.losses import L_neg, balance_loss, pair_confidence_loss
-from subspan.merging import consensus
+from subspan.merging import consensus, label_information
 from subspan.pairs import Pairs, find_positives, local_batches
 from subspan.pretraining import encode
 from subspan.self_expression import SelfExpression
+from subspan.spectral import spectral_labels
 from subspan.training import Phase, Record, settled
 
 ANCHORS = 400  # samples per step of a classifier stage, at least,
 ANCHORS_PER_CLUSTER = 5  # and at least so many for each cluster of a start, on average
 STEPS = (50, 175)  # steps per epoch of a classifier stage, at least and at most
 HEAD_BATCH = 5000
+SPECTRAL = 200_000  # samples up to which spectral clustering proposes labels too
 
 
 @dataclass
@@ -132,7 +134,8 @@ class ClassifierStage(Phase):
         An earlier stage of several starts. Each classifier learns one of the best labels on which they agree in the
         first epoch, and from then on partners are direct neighbours.
     chosen : Heads, optional
-        Becomes the classifier with the lowest objective at the end.
+        Becomes the classifier with the lowest objective at the end; of classifiers that learned from ``starts``, the
+        one with the largest :func:`~subspan.merging.label_information` after any epoch.
     """
 
     def __init__(
@@ -214,31 +217,46 @@ class ClassifierStage(Phase):
         return total / active + (self.setting.balance[1] or 1.0) * balance_loss(log_p, self.prior())
 
     def monitor(self) -> Record:
+        assert self.pairs is not None
         log_p = self.scores()
         objective = self.objective(log_p)
-        best = int(objective.argmin())
-        self.best = best
-        return {
-            "positives_per_sample": len(self.pairs.partners) / self.pairs.n if self.pairs is not None else 0.0,
-            "objective": float(objective[best]),
+        self.best = int(objective.argmin())
+        record: Record = {
+            "positives_per_sample": len(self.pairs.partners) / self.pairs.n,
+            "objective": float(objective[self.best]),
             "objective_worst": float(objective.max()),
-            "start": best,
-            "live_clusters": live_clusters(log_p[best]),
+            "start": self.best,
+            "live_clusters": live_clusters(log_p[self.best]),
         }
+        if self.targets is not None and self.chosen is not None:
+            record["information"] = self.keep_best(log_p, self.chosen, self.pairs)
+        return record
+
+    def keep_best(self, log_p: Tensor, chosen: Heads, pairs: Pairs) -> float:
+        """``chosen`` becomes the classifier whose labels say most about those of neighbours, if it was not yet."""
+        several = torch.cat([log_p, head_scores(chosen, self.setting.codes)]).argmax(dim=2)
+        information = [label_information(labels, pairs, self.heads.n_clusters) for labels in several]
+        best = max(range(len(information)), key=lambda r: information[r])
+        if best < len(log_p):
+            chosen.take(self.heads, best)
+        return information[best]
 
     def collapsed(self, record: Record) -> bool:
         k = self.heads.n_clusters
         return k > 1 and self.epoch > 0 and int(record["live_clusters"]) <= max(1, k // 2)
 
     def finish(self) -> None:
-        if self.chosen is not None:
+        if self.chosen is not None and self.targets is None:
             self.chosen.take(self.heads, self.best)
 
     def agreement(self, count: int) -> Tensor:
-        """Labels (count, n) on which the starts agree, the best first and repeated if there are fewer."""
-        gen = generator(0)
+        """Labels (count, n) to learn from: those on which the starts agree, and spectral ones."""
+        gen, k = generator(0), self.setting.n_clusters
         pairs = self.setting.positives(self.setting.u[1], gen)
-        found = consensus(self.scores(), pairs, self.setting.n_clusters, gen, limit=count)
+        found = consensus(self.scores(), pairs, k, gen, limit=max(1, count - 1))
+        if count > 1 and pairs.n <= SPECTRAL:
+            labels = torch.from_numpy(spectral_labels(pairs.symmetric(), k, seed=0))
+            found = torch.cat([found, labels[None].to(found.device)])
         return found[torch.arange(count) % len(found)]
 
 

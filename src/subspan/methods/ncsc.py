@@ -46,12 +46,14 @@ from subspan.methods._ncsc_plan import (
     SAMPLES_PER_CLUSTER,
     algorithm_1,
     check_memory,
+    fixed_encoders,
     memory_parts,
 )
 from subspan.methods._ncsc_stages import Setting, head_scores
 from subspan.multiscale import make_scattering
 from subspan.pretraining import restore_encoder
 from subspan.progress import Progress
+from subspan.selection import SAMPLES, choose_encoder
 from subspan.self_expression import (
     ClosedFormSelfExpression,
     LearnedSelfExpression,
@@ -73,7 +75,8 @@ class NCSC(Clusterer):
         "global" takes positive pairs from the self-expression of all samples by all others; "paper" is Algorithm 1,
         batch by batch. Parameters that are "auto" follow the recipe.
     encoder : {"auto", "scattering", "conv", "residual", "preact-residual", "mlp", "identity"}
-        "auto": "identity" for vectors (embeddings); for images "scattering" (global) or "conv" (paper).
+        "auto": "identity" for vectors (embeddings); for images "conv" (paper), or pixels or scattering at the scale
+        whose neighbourhoods fall most clearly into k clusters, see :func:`subspan.selection.choose_encoder` (global).
     encoder_options : dict, optional
         Sizes, see :func:`subspan.encoders.make_encoder`.
     head : {"auto", "conv", "mlp"}
@@ -84,7 +87,7 @@ class NCSC(Clusterer):
         Solve for C in every shuffled batch, or learn it for fixed batches as the paper does (deviation 3).
     gamma : float or "auto"
         Ridge weight of self-expression relative to the mean eigenvalue of ``Z^T Z`` (deviation 4). "auto": 30 (paper),
-        or the value whose neighbourhoods agree most, see :func:`subspan.neighbours.choose_gamma` (global).
+        or chosen as the encoder is, see :func:`subspan.selection.choose_gamma` (global).
     n_neighbors : int or "auto"
         Positive pairs per sample at most (global). "auto": a quarter of an average cluster, from 3 to 10.
     batch_size : int
@@ -137,6 +140,8 @@ class NCSC(Clusterer):
     history_ : list of dict
     stop_reasons_ : dict
     encoder_, head_ : torch modules
+    encoder_scores_ : dict
+        What ``encoder="auto"`` was chosen by.
 
     Notes
     -----
@@ -198,7 +203,7 @@ class NCSC(Clusterer):
     def _fit(self, samples: Samples, seed: int) -> None:
         check_n_clusters(self.n_clusters, samples.n)
         device = self._device
-        encoder = self._encoder(samples, seed).to(device)
+        encoder = self._choose_encoder(samples, seed).to(device)
         parts = self._memory_parts(samples.n, encoder)
         check_memory(parts, self.batch_size, samples.n)
         if self.verbose:
@@ -268,6 +273,24 @@ class NCSC(Clusterer):
         """Value of a parameter, or the recipe's where it is "auto"."""
         value = getattr(self, name)
         return AUTO[self.recipe][name] if isinstance(value, str) and value == "auto" else value
+
+    def _choose_encoder(self, samples: Samples, seed: int) -> Encoder:
+        """The encoder of ``encoder="auto"`` by :func:`subspan.selection.choose_encoder`, or the one that was named."""
+        self.encoder_scores_: dict[str, float] = {}
+        if not self._is_open(samples):
+            return self._encoder(samples, seed)
+        found = fixed_encoders(samples.shape, samples.n)
+        name, self.encoder_scores_ = choose_encoder(
+            samples, found, self.n_clusters, self._n_neighbors(min(samples.n, SAMPLES)), self._device
+        )
+        if self.verbose:
+            scores = ", ".join(f"{other} {score:.4f}" for other, score in self.encoder_scores_.items())
+            print(f"encoder {name} has the clearest clusters ({scores})", file=sys.stderr)
+        return fixed_encoders(samples.shape, samples.n)[name]
+
+    def _is_open(self, samples: Samples) -> bool:
+        images = samples.kind == "image" and min(samples.shape[1:]) >= MIN_SIDE
+        return self.encoder == "auto" and self.recipe == "global" and images and not self.encoder_options
 
     def _encoder(self, samples: Samples, seed: int) -> Encoder:
         name, options = self.encoder, self.encoder_options or {}
