@@ -17,6 +17,9 @@ from subspan.methods._autoencoded import StackedClusterer
 class SAEKMeans(StackedClusterer):
     """K-means on the codes of a stacked denoising auto-encoder.
 
+    Parameters that are not listed and the attributes are those of
+    :class:`~subspan.methods._autoencoded.AutoencoderClusterer`.
+
     Parameters
     ----------
     n_clusters : int
@@ -33,9 +36,6 @@ class SAEKMeans(StackedClusterer):
         Overrides of the epochs of "layers" (180, each layer) and "autoencoder" (360).
     learning_rates : dict, optional
         Overrides of "layers" (1e-3) and "autoencoder" (1e-3).
-
-    The other parameters and the attributes are those of
-    :class:`~subspan.methods._autoencoded.AutoencoderClusterer`.
 
     Notes
     -----
