@@ -22,7 +22,7 @@ class CAEKMeans(AutoencoderClusterer):
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     encoder : {"auto", "conv", "residual", "preact-residual", "mlp"}
         "auto": "conv" for images, "mlp" for vectors.
     encoder_options : dict, optional

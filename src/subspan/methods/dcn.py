@@ -130,7 +130,7 @@ class DCN(StackedClusterer):
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     lam : float
         lambda, weight of the k-means term; 0 leaves the auto-encoder alone.
     encoder : {"mlp", "conv", "residual", "preact-residual"}

@@ -46,7 +46,7 @@ class DEC(SelfTrainedClusterer):
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     encoder : {"mlp", "conv", "residual", "preact-residual"}
         "mlp" is the paper's p-500-500-2000-10. An image encoder has no layer-wise training.
     encoder_options : dict, optional

@@ -45,7 +45,7 @@ class IDEC(SelfTrainedClusterer):
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     gamma : float
         Weight of the clustering loss; 0 leaves the auto-encoder alone.
     encoder : {"mlp", "conv", "residual", "preact-residual"}

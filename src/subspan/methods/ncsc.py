@@ -66,7 +66,7 @@ class NCSC(Clusterer):
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     recipe : {"global", "paper"}
         "global" takes positive pairs from the self-expression of all samples by all others; "paper" is Algorithm 1,
         batch by batch. Parameters that are "auto" follow the recipe.

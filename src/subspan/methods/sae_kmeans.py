@@ -23,7 +23,7 @@ class SAEKMeans(StackedClusterer):
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     encoder : {"mlp", "conv", "residual", "preact-residual"}
         "mlp" is the paper's p-500-500-2000-10. An image encoder has no layer-wise training.
     encoder_options : dict, optional
