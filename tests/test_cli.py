@@ -290,6 +290,22 @@ def test_figures_are_drawn_again_and_by_true_label_when_asked(photos: Path, tmp_
     assert seen[2]["truth"].tolist() == list(range(7))
 
 
+def test_a_method_without_training_has_no_curves(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    fit = Halves.fit
+
+    def solve(self, X):
+        fit(self, X).history_ = [{"phase": "solve", "epoch": 1, "seconds": 0.1}]
+        return self
+
+    monkeypatch.setattr(Halves, "fit", solve)
+    call("fit", photos, "-k", 2, "--out", tmp_path / "run")
+    assert sorted(path.stem for path in (tmp_path / "run" / "figures").iterdir()) == [
+        "affinities",
+        "clusters",
+        "latent",
+    ]
+
+
 def test_figures_need_the_samples_of_the_run(photos: Path, tmp_path: Path, monkeypatch) -> None:
     run = tmp_path / "run"
     call("fit", photos, "-k", 2, "--out", run)

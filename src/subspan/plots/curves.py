@@ -46,8 +46,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], path: str | Path | Non
     from matplotlib.lines import Line2D
 
     records = [_flatten(record) for record in history]
-    found = list(dict.fromkeys(key for record in records for key, value in record.items() if _is_term(key, value)))
-    terms = [term for term in found if term not in _COUNTS] + [term for term in _COUNTS if term in found]
+    terms = named_terms(records)
     if not terms:
         raise InvalidInputError("The history holds no numbers to plot: fit the estimator first.")
     phases = list(dict.fromkeys(str(record.get("phase", "training")) for record in records))
@@ -66,6 +65,13 @@ def training_curves(history: Sequence[Mapping[str, Any]], path: str | Path | Non
     handles = [Line2D([], [], color=colours[phase], linewidth=2, label=phase) for phase in phases]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(phases), 5), fontsize=8, frameon=False)
     return save(figure, path)
+
+
+def named_terms(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What :func:`training_curves` would plot, in its order; empty for a method that was not trained."""
+    records = [_flatten(record) for record in history]
+    found = list(dict.fromkeys(key for record in records for key, value in record.items() if _is_term(key, value)))
+    return [term for term in found if term not in _COUNTS] + [term for term in _COUNTS if term in found]
 
 
 def _flatten(record: Mapping[str, Any]) -> dict[str, Any]:
