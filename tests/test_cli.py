@@ -83,17 +83,21 @@ class Halves(BaseEstimator):
         p = 0.5 + abs(X.reshape(len(X), -1).mean(axis=1) - self.threshold_) / 1000
         return np.where(self.predict(X)[:, None] == [0, 1], p[:, None], 1 - p[:, None])
 
+    def transform(self, X):
+        return X.reshape(len(X), -1)[:, :2].astype(np.float32)
+
     def affinities(self, X, index):
         same = self.labels_[index][:, None] == self.labels_[index]
         return 0.5 * same, 1.0 * same
 
     def save(self, folder):
-        (Path(folder) / "model.json").write_text(json.dumps(self.threshold_))
+        (Path(folder) / "model.json").write_text(json.dumps([self.threshold_, self.labels_.tolist()]))
 
 
 def load_halves(run):
     estimator = Halves()
-    estimator.threshold_ = json.loads((run.model / "model.json").read_text())
+    estimator.threshold_, labels = json.loads((run.model / "model.json").read_text())
+    estimator.labels_, estimator.history_ = np.array(labels), [{"phase": "joint", "epoch": 0, "L_pos": 1.0}]
     return estimator
 
 
@@ -171,6 +175,7 @@ def test_fit_writes_a_complete_run(photos: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (run / "figures").iterdir()) == [
         "affinities.png",
         "clusters.png",
+        "latent.png",
         "training.png",
     ]
 
@@ -262,6 +267,60 @@ def test_evaluate_without_labels(tmp_path: Path) -> None:
     fails("evaluate", tmp_path / "run", "--labels", tmp_path / "y.csv", message="2 true labels and the run has 3")
     fails("evaluate", tmp_path / "run", "--labels", tmp_path / "no.csv", message="There is no file")
     fails("evaluate", tmp_path / "nowhere", message="is not a run folder")
+
+
+def test_figures_are_drawn_again_and_by_true_label_when_asked(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    run, fresh = tmp_path / "run", tmp_path / "fresh"
+    call("fit", photos, "-k", 2, "--out", run)
+    seen: list[dict] = []
+    draw = plots.latent_figure
+    monkeypatch.setattr(plots, "latent_figure", lambda *args, **more: seen.append(more) or draw(*args, **more))
+    (run / "figures" / "clusters.png").unlink()
+    written = json.loads(call("figures", run).stdout)["figures"]
+    names = ["clusters", "training", "latent", "affinities"]
+    assert written == [str(run / "figures" / f"{name}.png") for name in names]
+    assert all(Path(path).is_file() for path in written)
+    assert seen[0]["truth"] is None
+    call("figures", run, "--true", "--out", fresh)
+    assert sorted(path.stem for path in fresh.iterdir()) == sorted(names)
+    assert seen[1]["truth"].tolist() == ["dark"] * 4 + ["light"] * 3
+    assert Image.open(fresh / "latent.png").size[0] > 1.9 * Image.open(run / "figures" / "latent.png").size[0]
+    np.save(tmp_path / "y.npy", np.arange(7))
+    call("figures", run, "--labels", tmp_path / "y.npy", "--out", fresh)
+    assert seen[2]["truth"].tolist() == list(range(7))
+
+
+def test_a_method_without_training_has_no_curves(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    fit = Halves.fit
+
+    def solve(self, X):
+        fit(self, X).history_ = [{"phase": "solve", "epoch": 1, "seconds": 0.1}]
+        return self
+
+    monkeypatch.setattr(Halves, "fit", solve)
+    call("fit", photos, "-k", 2, "--out", tmp_path / "run")
+    assert sorted(path.stem for path in (tmp_path / "run" / "figures").iterdir()) == [
+        "affinities",
+        "clusters",
+        "latent",
+    ]
+
+
+def test_figures_need_the_samples_of_the_run(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    run = tmp_path / "run"
+    call("fit", photos, "-k", 2, "--out", run)
+
+    def forgot(self, X, index):
+        raise InvalidInputError("A loaded model holds no coefficients: fit it again to see its affinity.")
+
+    monkeypatch.setattr(Halves, "affinities", forgot)
+    result = call("figures", run)
+    assert "No new affinities.png: A loaded model holds no coefficients" in result.stderr
+    assert len(json.loads(result.stdout)["figures"]) == 3
+    (photos / "dark" / "a.png").rename(photos / "dark" / "z.png")
+    fails("figures", run, message="no longer holds the 7 samples of the run")
+    (run / "labels.csv").unlink()
+    fails("figures", run, message="--resume")
 
 
 def test_an_existing_run_needs_resume_or_overwrite(photos: Path, tmp_path: Path) -> None:

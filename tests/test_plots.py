@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from subspan.errors import InvalidInputError
-from subspan.plots import affinity_figure, contact_sheet, training_curves
+from subspan.plots import affinity_figure, contact_sheet, latent_figure, select_pairs, training_curves
+from subspan.plots.latent import match_signs
 
 
 def levels(n: int, shape: tuple[int, ...] = (10, 10)) -> np.ndarray:
@@ -100,6 +102,38 @@ def test_affinities_are_sorted_by_cluster(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "a.png").size[0] > 1000
 
 
+def test_selected_pairs_are_those_of_a_double_loop() -> None:
+    rng = np.random.default_rng(0)
+    A_s, A_c = rng.random((9, 9)), rng.random((9, 9))
+    positive, negative = select_pairs(A_s, A_c, u=0.3, l=0.4, limit=3)
+    for i in range(9):
+        others = sorted((j for j in range(9) if j != i), key=lambda j: -A_s[i, j])
+        assert set(np.flatnonzero(positive[i])) == {j for j in others[:3] if A_s[i, j] > 0.3}
+        assert set(np.flatnonzero(negative[i])) == {j for j in others if A_c[i, j] < 0.4}
+    assert select_pairs(A_s, A_c, u=0.3, l=0.4)[0].sum() == (A_s > 0.3).sum() - (A_s.diagonal() > 0.3).sum()
+
+
+def test_selected_pairs_are_drawn_under_their_affinities() -> None:
+    labels = np.array([1, 0, 1, 0])
+    same = labels[:, None] == labels
+    A_s = np.where(same, 0.95, 0.1)
+    A_s[0, 1] = 0.99  # a wrong pair: samples of clusters 1 and 0
+    figure = affinity_figure(A_s, np.where(same, 1.0, 0.0), labels, u=0.9, l=0.1)
+    shown = [np.asarray(ax.images[0].get_array()) for ax in figure.axes[2:4]]
+    blocks = np.kron(np.eye(2), np.ones((2, 2)))
+    expected = blocks - np.eye(4)
+    expected[2, 0] = 1  # in the order of the clusters: 1, 3, 0, 2
+    np.testing.assert_array_equal(shown[0], expected)
+    np.testing.assert_array_equal(shown[1], 1 - blocks)
+    titles = [ax.get_title() for ax in figure.axes[2:4]]
+    assert titles[0] == "Positive pairs: $A_s > 0.9$\n5 pairs, 80.0 % within a cluster"
+    assert titles[1] == "Negative pairs: $A_c < 0.1$\n8 pairs, 100.0 % between clusters"
+    figure = affinity_figure(A_s, A_s, labels, u=0, l=0.1, limit=2)
+    assert figure.axes[2].get_title().startswith("Positive pairs: the 2 largest $A_s$ of a row\n8 pairs")
+    with pytest.raises(InvalidInputError, match="thresholds u and l"):
+        affinity_figure(A_s, A_s, labels, u=0.9)
+
+
 def test_affinities_of_another_size_are_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"A_c has shape \(2, 2\)"):
         affinity_figure(np.eye(3), np.eye(2), np.arange(3))
@@ -119,6 +153,94 @@ def test_curves_show_every_term_in_its_epochs() -> None:
     assert curves == [[[1, 2], [2, 1]], [[4, 0.5]]]
     assert axes["L_pos"].lines[1].get_xydata().tolist() == [[3, 5], [4, 4]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["pretrain", "joint"]
+
+
+def test_counts_come_last_and_start_from_zero() -> None:
+    history = [
+        {"phase": "a", "live_clusters": 7, "seconds": 1.5, "start": 3, "positives_per_sample": 10.0, "L_pos": 3.0 - i}
+        for i in range(2)
+    ]
+    figure = training_curves(history)
+    titles = [ax.get_title(loc="left") for ax in figure.axes if ax.get_visible()]
+    assert titles == ["L_pos", "positive pairs per sample", "live clusters"]
+    assert figure.axes[2].get_ylim() == pytest.approx((0, 7.7))
+    assert figure.axes[2].lines[0].get_xydata().tolist() == [[1, 7], [2, 7]]
+
+
+def test_small_changes_are_not_magnified() -> None:
+    figure = training_curves([{"phase": "a", "still": 5.0 + 1e-4 * i, "moving": 5.0 + i} for i in range(2)])
+    assert figure.axes[0].get_ylim() == pytest.approx((4.9, 5.1), abs=1e-3)
+    assert figure.axes[1].get_ylim()[0] > 4.5
+    assert figure.axes[0].yaxis.get_major_formatter()(4.95316e-4, 0) == "0.0004953"
+
+
+def dots(ax) -> dict[tuple[float, float], tuple[str, int]]:
+    """Place of every dot, rounded: its colour and the number of its scatter (its marker)."""
+    return {
+        tuple(place): (to_hex(colour).upper(), number)
+        for number, dots in enumerate(ax.collections)
+        for place, colour in zip(np.round(dots.get_offsets().data, 6).tolist(), dots.get_facecolors(), strict=True)
+    }
+
+
+def test_codes_are_drawn_in_their_principal_plane() -> None:
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(60, 2)) * [5.0, 2.0]
+    plane -= plane.mean(axis=0)
+    basis = np.linalg.qr(rng.normal(size=(6, 2)))[0]
+    figure = latent_figure(plane @ basis.T + 3.0, np.arange(60) % 3)
+    (ax,) = figure.axes
+    found = np.array(list(dots(ax)))
+    distances = [np.sort(np.linalg.norm(x[:, None] - x, axis=2).ravel()) for x in (found, plane)]
+    np.testing.assert_allclose(*distances, atol=1e-4)  # the plane, up to rotation
+    assert np.ptp(found[:, 0]) > np.ptp(found[:, 1])
+    numbers = [float(label.split("(")[1].split(" %")[0]) for label in (ax.get_xlabel(), ax.get_ylabel())]
+    assert sum(numbers) == pytest.approx(100, abs=1)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["0", "1", "2"]
+
+
+def test_dots_have_the_colour_of_their_cluster_and_labels_that_of_theirs() -> None:
+    Z = np.array([[0.0], [0.1], [5.0], [5.1], [9.0], [9.1]])
+    figure = latent_figure(Z, np.array([1, 1, 0, 0, 2, 2]), truth=np.array(["cat", "cat", "dog", "dog", "dog", "fox"]))
+    by_cluster, by_label = (dict(sorted(dots(ax).items())) for ax in figure.axes)
+    blue, orange, green, vermillion = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+    assert vermillion not in (colour for colour, _ in by_cluster.values())
+    order = 1 if next(iter(by_cluster.values()))[0] == orange else -1  # the sign of a component is free
+    assert [c for c, _ in by_cluster.values()][::order] == [orange, orange, blue, blue, green, green]
+    assert [c for c, _ in by_label.values()][::order] == [orange, orange, blue, blue, blue, green]
+    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == ["cat", "dog", "fox"]
+
+
+def test_forty_clusters_look_different() -> None:
+    rng = np.random.default_rng(0)
+    ax = latent_figure(rng.normal(size=(400, 3)), np.arange(400) % 40).axes[0]
+    looks = {(line.get_color(), line.get_marker()) for line in ax.get_legend().get_lines()}
+    assert len(looks) == 40
+    places = np.array([text.get_position() for text in ax.texts])
+    apart = np.abs(places[:, None] - places).max(axis=2) + 9 * np.eye(len(places))
+    assert apart.min() > 0.1
+
+
+def test_labels_without_a_cluster_get_signs_of_their_own() -> None:
+    signs = match_signs(np.array([4, 4, 4, 2, 2]), np.array([7, 7, 8, 9, 9]))
+    assert signs == {7: 4, 9: 2, 8: 5}
+
+
+def test_at_most_so_many_dots_are_drawn() -> None:
+    Z = np.random.default_rng(0).normal(size=(300, 2))
+    first, second = (dots(latent_figure(Z, np.zeros(300, int), max_points=50).axes[0]) for _ in range(2))
+    assert len(first) == 50
+    assert first == second
+
+
+def test_codes_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="give finite codes"):
+        latent_figure(np.array([[1.0], [np.nan]]), np.zeros(2, int))
+    for Z, labels, truth in ((np.ones(3), np.zeros(3), None), (np.eye(2), np.zeros(3), None), (np.eye(2), [0, 1], [0])):
+        with pytest.raises(InvalidInputError, match="Z has shape"):
+            latent_figure(Z, np.asarray(labels, int), truth=truth)
+    latent_figure(np.ones((4, 3)), np.zeros(4, int), tmp_path / "equal.png")  # codes without any variance are drawn
+    assert [path.name for path in tmp_path.iterdir()] == ["equal.png"]
 
 
 def test_wide_ranges_get_a_logarithmic_axis() -> None:

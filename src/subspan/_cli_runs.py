@@ -1,4 +1,4 @@
-"""What ``subspan fit``, ``predict`` and ``evaluate`` do. True labels never reach an estimator: it gets X alone."""
+"""``subspan fit``, ``predict``, ``evaluate`` and ``figures``. True labels never reach an estimator: it gets X alone."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 import typer
 
 from subspan import _cli_common as common
+from subspan._cli_figures import draw
 from subspan._environment import total_memory, versions
 from subspan.datasets import Dataset, labels_from_names, load_dataset, read_label_file
 from subspan.datasets.known import known_names
@@ -32,9 +33,6 @@ from subspan.runs import (
     write_labels,
     write_model,
 )
-
-_FIGURE_SAMPLES = 600
-_SCORED_SAMPLES = 100_000  # above, one more pass over the data is too much for a picture
 
 
 @dataclass
@@ -171,7 +169,7 @@ def save(run: Run, estimator: Any, data: Dataset, seconds: float) -> None:
     """Everything a run leaves; the labels come last and mark it as finished."""
     write_history(run, estimator.history_)
     write_model(run, estimator.save)
-    draw(run, estimator, data)
+    draw(run.figures, estimator, data)
     finish_run(run, summary(run, estimator, seconds), estimator.labels_, data.names)
 
 
@@ -186,24 +184,6 @@ def summary(run: Run, estimator: Any, seconds: float) -> dict[str, Any]:
         "stop_reason": estimator.stop_reason_,
         "seconds": round(seconds, 2),
     }
-
-
-def draw(run: Run, estimator: Any, data: Dataset) -> None:
-    """The pictures of a run: clusters (images only), affinities of a sample, training curves."""
-    from subspan import plots
-
-    labels = np.asarray(estimator.labels_)
-    if data.kind == "images":
-        sure = hasattr(estimator, "predict_proba") and len(labels) <= _SCORED_SAMPLES
-        scores = estimator.predict_proba(data.X) if sure else None
-        plots.contact_sheet(data.X, labels, run.figures / "clusters.png", scores=scores)
-    if estimator.history_:
-        plots.training_curves(estimator.history_, run.figures / "training.png")
-    if hasattr(estimator, "affinities"):
-        size = min(_FIGURE_SAMPLES, len(labels))
-        index = np.sort(np.random.default_rng(0).choice(len(labels), size=size, replace=False))
-        A_s, A_c = estimator.affinities(data.X, index)
-        plots.affinity_figure(A_s, A_c, labels[index], run.figures / "affinities.png")
 
 
 def report_skipped(data: Dataset, shown: int = 5) -> None:
@@ -223,10 +203,8 @@ def load_model(run: Run) -> Any:
     return load(run.model)
 
 
-def predict(run_path: Path, source: str, out: Path) -> None:
-    """Label new data with the model of a run; images of a folder get the size and colours of the training."""
-    run = load_run(run_path)
-    estimator = load_model(run)
+def load_like_training(run: Run, source: str) -> Dataset:
+    """Samples of the shape that the run was trained on, without labels; images of a folder are brought to it."""
     shape = list(run.config["data"]["shape"])
     options: dict[str, Any] = {}
     if len(shape) >= 2:
@@ -238,6 +216,14 @@ def predict(run_path: Path, source: str, out: Path) -> None:
             f"{source} has samples of shape {tuple(data.X.shape[1:])} and the run was trained on {tuple(shape)}: give "
             "data of that shape."
         )
+    return data
+
+
+def predict(run_path: Path, source: str, out: Path) -> None:
+    """Label new data with the model of a run; images of a folder get the size and colours of the training."""
+    run = load_run(run_path)
+    estimator = load_model(run)
+    data = load_like_training(run, source)
     labels = np.asarray(estimator.predict(data.X))
     write_labels(out, labels, data.names)
     common.emit({"n": len(labels), "clusters": len(np.unique(labels)), "out": str(out)})
@@ -249,20 +235,43 @@ def evaluate(run_path: Path, label_file: Path | None) -> Mapping[str, Any]:
 
     run = load_run(run_path)
     labels, names = read_labels(run.labels)
+    return score(_truth(run, names, label_file), labels)
+
+
+def figures(run_path: Path, out: Path | None, *, true: bool, label_file: Path | None) -> Mapping[str, Any]:
+    """Draw the pictures of a finished run again; with true labels, the codes by label too."""
+    run = load_run(run_path)
+    labels, names = read_labels(run.labels)
+    estimator = load_model(run)
+    truth = _truth(run, names, label_file) if true or label_file is not None else None
+    source = run.config["source"]
+    data = load_like_training(run, source)
+    if len(data.X) != len(labels) or (data.names is not None and list(data.names) != names):
+        raise InvalidInputError(f"{source} no longer holds the {len(labels)} samples of the run: put them back.")
+    folder = run.figures if out is None else out
+    return {"figures": [str(path) for path in draw(folder, estimator, data, truth)]}
+
+
+def _truth(run: Run, names: list[str], label_file: Path | None) -> np.ndarray:
     truth = _truth_from_source(run, names) if label_file is None else _truth_from_file(label_file, names)
-    if len(truth) != len(labels):
+    if len(truth) != len(names):
         raise InvalidInputError(
-            f"There are {len(truth)} true labels and the run has {len(labels)}: give the labels of the same samples."
+            f"There are {len(truth)} true labels and the run has {len(names)}: give the labels of the same samples."
         )
-    return score(truth, labels)
+    return truth
 
 
 def _truth_from_source(run: Run, names: list[str]) -> np.ndarray:
+    """Labels, or their names where there are any, from the folders of the images or from the data set."""
     source = run.config["source"]
-    truth = labels_from_names(names)[0] if run.config["data"]["kind"] == "folder" else load_dataset(source).y
+    if run.config["data"]["kind"] == "folder":
+        truth, classes = labels_from_names(names)
+    else:
+        data = load_dataset(source)
+        truth, classes = data.y, data.classes
     if truth is None:
         raise InvalidInputError(f"{source} has no labels of its own: give them with --labels FILE.")
-    return truth
+    return truth if classes is None else np.asarray(classes)[truth]
 
 
 def _truth_from_file(path: Path, names: list[str]) -> np.ndarray:

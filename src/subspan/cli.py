@@ -117,6 +117,21 @@ def evaluate(
 
 
 @app.command()
+def figures(
+    run: RunFolder,
+    true: Annotated[bool, typer.Option("--true", help="Also draw by the true labels of the source.")] = False,
+    labels: Annotated[
+        Path | None, typer.Option(help="Also draw by the true labels of a file (.csv, .npy, .npz).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; that of RUN if not given.")] = None,
+) -> None:
+    """Draw the pictures of RUN again."""
+    from subspan import _cli_runs
+
+    common.emit(_cli_runs.figures(run, out, true=true, label_file=labels))
+
+
+@app.command()
 def methods() -> None:
     """List the methods."""
     from subspan.methods import METHODS

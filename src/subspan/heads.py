@@ -56,7 +56,7 @@ class Heads(nn.Module):
     code_shape : tuple of int
         (d,) or (c, h, w).
     n_clusters : int
-        k.
+        Number of clusters, k.
     width : int
         Hidden width.
     """

@@ -2,7 +2,7 @@
 
 For codes ``z_i`` (rows of Z) let ``S = Z^T Z``, ``M = (S + rho I)^-1`` and ``h_i = z_i^T M z_i``. The minimiser of
 Eq. 9 over C with zero diagonal is ``c_ij = z_i^T M z_j / (1 - h_i)`` (Lu et al. 2012; Steck 2019), so its symmetrised
-affinity
+affinity ::
 
     a_ij = |z_i^T M z_j| (1 / (1 - h_i) + 1 / (1 - h_j)) / 2
 

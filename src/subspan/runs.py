@@ -244,8 +244,8 @@ def finish_run(run: Run, result: Mapping[str, Any], labels: np.ndarray, names: S
 
 
 @contextmanager
-def atomic_text(path: Path) -> Iterator[TextIO]:
-    """A text file that appears under its name only when it is complete and on disk.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A fresh path beside ``path``, with its ending; what is written there gets the name ``path`` when all went well.
 
     Raises
     ------
@@ -256,16 +256,29 @@ def atomic_text(path: Path) -> Iterator[TextIO]:
     """
     with friendly_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        fresh = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
         try:
-            with fresh.open("x", encoding="utf-8", newline="") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
+            yield fresh
             os.replace(fresh, path)
         except BaseException:
             fresh.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def atomic_text(path: Path) -> Iterator[TextIO]:
+    """A text file that appears under its name only when it is complete and on disk.
+
+    Raises
+    ------
+    InvalidInputError
+    ResourceError
+        As :func:`atomic_path`.
+    """
+    with atomic_path(path) as fresh, fresh.open("x", encoding="utf-8", newline="") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 @contextmanager

@@ -83,6 +83,22 @@ def test_every_parameter_learns_in_its_stage_and_no_other(monkeypatch, self_expr
         assert trained == expected[name], name
 
 
+def test_pairs_selected_by_the_last_stage_are_counted_anew_in_each_epoch(monkeypatch):
+    X = digits(120)
+    phases, _ = stages_of(monkeypatch, X, u=0.0, l=1.0)  # thresholds that take every pair
+    first_terms(phases["classifier"], len(X))
+    phase, gen = phases["collaboration"], torch.Generator().manual_seed(0)
+    phase.start()
+    for _ in range(2):
+        batches = phase.batches(len(X), gen)
+        for batch in batches:
+            next(iter(phase.losses(batch, gen, 0.0)))
+        record = phase.monitor()
+        pairs = sum(len(index) * (len(index) - 1) for _, index in batches) / len(X)
+        assert record["positives_per_sample"] == pytest.approx(pairs, rel=0.01)
+        assert record["negatives_per_sample"] == pytest.approx(pairs, rel=0.2)
+
+
 def test_teachers_learn_nothing_from_their_pupils(monkeypatch):
     """In Eq. 6 A_s teaches, in Eq. 7 A_c: seen with a learned C, whose only way to the loss is A_s."""
     X = digits(120)

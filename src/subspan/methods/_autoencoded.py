@@ -46,7 +46,7 @@ class AutoencoderClusterer(Clusterer):
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     encoder : str
         The auto-encoder.
     encoder_options : dict, optional

@@ -17,7 +17,7 @@ from torch.nn.functional import nll_loss, normalize
 
 from subspan._random import generator
 from subspan._validation import Samples, iter_slices
-from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
+from subspan.affinity import classifier_affinity, negative_mask, normalise_scores, subspace_affinity
 from subspan.encoders import Encoder
 from subspan.heads import Heads, live_clusters
 from subspan.losses import L_neg, balance_loss, pair_confidence_loss
@@ -278,6 +278,7 @@ class CollaborationStage(Phase):
         self.setting, self.head, self.tolerance = setting, head, tolerance
         self.rate_encoder, self.rate_head, self.rate_c = rate_encoder, rate_head, rate_c
         self.labels: Tensor | None = None
+        self.counts = (0, 0)  # positive and negative pairs that this epoch selected
 
     def start(self) -> None:
         self.setting.encode_all()
@@ -292,6 +293,7 @@ class CollaborationStage(Phase):
         )
 
     def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Any]:
+        self.counts = (0, 0)
         return list(enumerate(self.setting.batches(gen)))
 
     def losses(self, batch, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
@@ -309,6 +311,7 @@ class CollaborationStage(Phase):
         terms["L_pos"] = s.lambda_cl * s.pair_loss(log_p_i, log_p_j, weight)  # Eq. 6
         A_c = classifier_affinity(normalise_scores(log_p.detach().exp()))  # Eq. 1
         terms["L_neg"] = s.lambda_cl * L_neg(A_c, A_s, s.l)  # Eq. 7, alpha = #pos / #neg by the means
+        self.counts = (self.counts[0] + len(i), self.counts[1] + int(negative_mask(A_c, s.l).sum()))
         if s.balance[1] > 0:
             rest = torch.randint(s.samples.n, (ANCHORS,), generator=gen).to(s.device)
             log_p_rest = self.head(s.codes[rest]).log_softmax(dim=-1)[0]
@@ -320,7 +323,10 @@ class CollaborationStage(Phase):
         log_p = head_scores(self.head, self.setting.codes)[0]
         labels, before = log_p.argmax(dim=1), self.labels
         self.labels = labels
+        positive, negative = self.counts
         return {
+            "positives_per_sample": positive / len(labels),
+            "negatives_per_sample": negative / len(labels),
             "changed": 1.0 if before is None else float((labels != before).float().mean()),
             "live_clusters": live_clusters(log_p),
             "effective_rank": effective_rank(self.setting.normalise(self.setting.codes)),

@@ -90,7 +90,7 @@ class NetworkClusterer(Clusterer):
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     width : int
         Channels of the first convolution; all others follow.
     epochs : int

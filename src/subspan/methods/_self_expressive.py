@@ -137,11 +137,11 @@ class SelfExpressiveClusterer(Clusterer):
     def affinities(self, X, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Two (b, b) affinities of the samples ``X[index]`` for a picture: A_s among them, and equality of labels."""
         check_is_fitted(self, "labels_")
-        index = np.asarray(index)
+        index, A = np.asarray(index), self.affinity()
         place = np.full(len(self.labels_), -1)
         place[self.sample_indices_] = np.arange(len(self.sample_indices_))
         chosen = place[index]
-        A = self.affinity()[np.maximum(chosen, 0)][:, np.maximum(chosen, 0)]
+        A = A[np.maximum(chosen, 0)][:, np.maximum(chosen, 0)]
         A = (A if isinstance(A, np.ndarray) else A.toarray()) * ((chosen >= 0)[:, None] & (chosen >= 0))
         top = A.max(axis=1, keepdims=True)
         same = self.labels_[index][:, None] == self.labels_[index]

@@ -16,10 +16,13 @@ from subspan.methods._autoencoded import AutoencoderClusterer
 class CAEKMeans(AutoencoderClusterer):
     """K-means on the codes of NCSC's convolutional auto-encoder.
 
+    Parameters that are not listed and the attributes are those of
+    :class:`~subspan.methods._autoencoded.AutoencoderClusterer`.
+
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     encoder : {"auto", "conv", "residual", "preact-residual", "mlp"}
         "auto": "conv" for images, "mlp" for vectors.
     encoder_options : dict, optional
@@ -30,9 +33,6 @@ class CAEKMeans(AutoencoderClusterer):
         ``{"autoencoder": 60}``.
     learning_rates : dict, optional
         ``{"autoencoder": 1e-3}``.
-
-    The other parameters and the attributes are those of
-    :class:`~subspan.methods._autoencoded.AutoencoderClusterer`.
 
     Notes
     -----

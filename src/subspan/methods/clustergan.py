@@ -36,6 +36,9 @@ MIN_STEPS = 100  # batches per epoch, at least
 class ClusterGAN(NetworkClusterer):
     """A GAN that draws from k separate places of its latent space, and an encoder back to it.
 
+    Parameters that are not listed and the attributes are those of :class:`~subspan.methods._networks.NetworkClusterer`;
+    ``learning_rates`` has the keys "critic", "generator" and "encoder" (all 1e-4).
+
     Parameters
     ----------
     noise_dim : int
@@ -50,9 +53,6 @@ class ClusterGAN(NetworkClusterer):
         Steps of the critic, each on a batch of its own, for one of the generator and the encoder.
     labels : {"kmeans", "argmax"}
         k-means on the recovered latent vectors, or the largest entry of ``E(x)_c``.
-
-    The other parameters and the attributes are those of :class:`~subspan.methods._networks.NetworkClusterer`;
-    ``learning_rates`` has the keys "critic", "generator" and "encoder" (all 1e-4).
     """
 
     epochs: int = 200

@@ -42,6 +42,9 @@ RMS = (0.0, 0.9)  # Adam without momentum is RMSProp, with its first steps corre
 class DAC(NetworkClusterer):
     """Deep adaptive image clustering: pairs that the network is sure of teach it the others.
 
+    Parameters that are not listed and the attributes are those of :class:`~subspan.methods._networks.NetworkClusterer`;
+    ``learning_rates`` has the key "network" (1e-3).
+
     Parameters
     ----------
     epochs : int
@@ -54,9 +57,6 @@ class DAC(NetworkClusterer):
         How often a labelled block is learnt, in batches of ``batch_size``.
     augmentation : bool
         Learn pairs of randomly changed images (vectors are never changed).
-
-    The other parameters and the attributes are those of :class:`~subspan.methods._networks.NetworkClusterer`;
-    ``learning_rates`` has the key "network" (1e-3).
     """
 
     epochs: int = 100

@@ -124,10 +124,13 @@ class DCNPhase(Phase):
 class DCN(StackedClusterer):
     """Deep clustering network: an auto-encoder with a k-means term.
 
+    Parameters that are not listed and the attributes are those of
+    :class:`~subspan.methods._autoencoded.AutoencoderClusterer`.
+
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     lam : float
         lambda, weight of the k-means term; 0 leaves the auto-encoder alone.
     encoder : {"mlp", "conv", "residual", "preact-residual"}
@@ -144,9 +147,6 @@ class DCN(StackedClusterer):
         Overrides of "layers" (250, each layer), "autoencoder" (250) and "clustering" (50).
     learning_rates : dict, optional
         Overrides of "layers" (1e-3), "autoencoder" (1e-3) and "clustering" (1e-4).
-
-    The other parameters and the attributes are those of
-    :class:`~subspan.methods._autoencoded.AutoencoderClusterer`.
 
     Notes
     -----

@@ -40,10 +40,13 @@ class DECPhase(SelfTraining):
 class DEC(SelfTrainedClusterer):
     """Deep embedded clustering.
 
+    Parameters that are not listed and the attributes are those of
+    :class:`~subspan.methods._autoencoded.AutoencoderClusterer`.
+
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     encoder : {"mlp", "conv", "residual", "preact-residual"}
         "mlp" is the paper's p-500-500-2000-10. An image encoder has no layer-wise training.
     encoder_options : dict, optional
@@ -62,9 +65,6 @@ class DEC(SelfTrainedClusterer):
         Overrides of "layers" (180, each layer), "autoencoder" (360) and "clustering" (143 updates of the target).
     learning_rates : dict, optional
         Overrides of "layers" (1e-3), "autoencoder" (1e-3) and "clustering" (0.01).
-
-    The other parameters and the attributes are those of
-    :class:`~subspan.methods._autoencoded.AutoencoderClusterer`.
 
     Notes
     -----

@@ -117,6 +117,10 @@ class DSCNet(SelfExpressiveClusterer):
     C has n x n weights, each with a gradient and two moments: above some 10,000 samples use ``max_samples``. The raw
     affinity is the default; the published post-processing is ``keep``, ``subspace_dim`` and ``power``.
 
+    Parameters that are not listed and the attributes are those of
+    :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`; vectors there are the codes here, and
+    ``transform`` gives the codes. ``encoder_`` is the trained network.
+
     Parameters
     ----------
     norm : {"l2", "l1"}
@@ -141,10 +145,6 @@ class DSCNet(SelfExpressiveClusterer):
         Save the state, C and its moments included, after every epoch.
     resume : bool
         Continue from the state in ``checkpoint_dir``, if there is one, to the result of an unbroken run.
-
-    The other parameters and the attributes are those of
-    :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`; vectors there are the codes here, and
-    ``transform`` gives the codes. ``encoder_`` is the trained network.
     """
 
     normalize: bool = False

@@ -39,10 +39,13 @@ class IDECPhase(SelfTraining):
 class IDEC(SelfTrainedClusterer):
     """Improved deep embedded clustering: DEC with the reconstruction kept.
 
+    Parameters that are not listed and the attributes are those of
+    :class:`~subspan.methods._autoencoded.AutoencoderClusterer`.
+
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     gamma : float
         Weight of the clustering loss; 0 leaves the auto-encoder alone.
     encoder : {"mlp", "conv", "residual", "preact-residual"}
@@ -63,9 +66,6 @@ class IDEC(SelfTrainedClusterer):
         Overrides of "layers" (180, each layer), "autoencoder" (360) and "clustering" (143 updates of the target).
     learning_rates : dict, optional
         Overrides of "layers" (1e-3), "autoencoder" (1e-3) and "clustering" (1e-3).
-
-    The other parameters and the attributes are those of
-    :class:`~subspan.methods._autoencoded.AutoencoderClusterer`.
 
     Notes
     -----

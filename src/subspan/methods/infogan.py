@@ -37,6 +37,9 @@ MIN_STEPS = 100  # batches per epoch, at least
 class InfoGAN(NetworkClusterer):
     """A GAN whose generator is told a cluster number that a reader must be able to tell from the image.
 
+    Parameters that are not listed and the attributes are those of :class:`~subspan.methods._networks.NetworkClusterer`;
+    ``learning_rates`` has the keys "discriminator" (2e-4, also of Q) and "generator" (1e-3).
+
     Parameters
     ----------
     noise_dim : int
@@ -51,9 +54,6 @@ class InfoGAN(NetworkClusterer):
         ``lambda`` of Eq. 6.
     labels : {"posterior", "kmeans"}
         ``argmax Q(c | x)``, or k-means on the codes.
-
-    The other parameters and the attributes are those of :class:`~subspan.methods._networks.NetworkClusterer`;
-    ``learning_rates`` has the keys "discriminator" (2e-4, also of Q) and "generator" (1e-3).
     """
 
     noise_dim: int = 62

@@ -30,6 +30,9 @@ class KSSC(SelfExpressiveClusterer):
 
     ``predict`` measures the ridge residual in that feature space, so the fitted samples are kept with the model.
 
+    Parameters that are not listed and the attributes are those of
+    :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`, and ``kkt_residual_``.
+
     Parameters
     ----------
     kernel : {"poly", "rbf", "linear"}
@@ -47,9 +50,6 @@ class KSSC(SelfExpressiveClusterer):
         Bound on ``kkt_residual_``.
     max_iter : int
         Of ADMM.
-
-    The other parameters and the attributes are those of
-    :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`, and ``kkt_residual_``.
     """
 
     kernel: Literal["poly", "rbf", "linear"] = "poly"

@@ -24,6 +24,10 @@ _RANK_TOLERANCE = 1e-5  # samples come as float32, so smaller singular values ar
 class LRR(SelfExpressiveClusterer):
     """Subspace clustering by low-rank self-expression.
 
+    Parameters that are not listed and the attributes are those of
+    :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`. A large ``subspace_dim`` with ``power=2`` is
+    the paper's Algorithm 2 up to negative cosines, which we cut and the paper squares.
+
     Parameters
     ----------
     lam : float or None
@@ -32,10 +36,6 @@ class LRR(SelfExpressiveClusterer):
         Bound on the relative residuals of ADMM.
     max_iter : int
         Of ADMM.
-
-    The other parameters and the attributes are those of
-    :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`. A large ``subspace_dim`` with ``power=2`` is
-    the paper's Algorithm 2 up to negative cosines, which we cut and the paper squares.
     """
 
     lam: float | None = 0.18

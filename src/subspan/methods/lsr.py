@@ -23,15 +23,15 @@ from subspan.self_expression import closed_form_coefficients, whiten
 class LSR(SelfExpressiveClusterer):
     """Subspace clustering by ridge self-expression: closed form, no network, no iteration.
 
+    Parameters that are not listed and the attributes are those of
+    :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`.
+
     Parameters
     ----------
     lam : float
         Ridge weight for samples of unit length. 0.004 is the paper's value for ten faces of Extended Yale B.
     zero_diagonal : bool
         LSR1 (default) or LSR2.
-
-    The other parameters and the attributes are those of
-    :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`.
 
     Examples
     --------

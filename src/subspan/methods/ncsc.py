@@ -51,6 +51,7 @@ from subspan.methods._ncsc_plan import (
 )
 from subspan.methods._ncsc_stages import Setting, head_scores
 from subspan.multiscale import make_scattering
+from subspan.pairs import MAX_POSITIVES
 from subspan.pretraining import restore_encoder
 from subspan.progress import Progress
 from subspan.selection import SAMPLES, choose_encoder
@@ -70,7 +71,7 @@ class NCSC(Clusterer):
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     recipe : {"global", "paper"}
         "global" takes positive pairs from the self-expression of all samples by all others; "paper" is Algorithm 1,
         batch by batch. Parameters that are "auto" follow the recipe.
@@ -320,6 +321,12 @@ class NCSC(Clusterer):
             A_s = subspace_affinity(ClosedFormSelfExpression(self.gamma_).coefficients(Z))
             A_c = classifier_affinity(normalise_scores(self.head_(z)[0].softmax(dim=-1)))
         return A_s.cpu().numpy(), A_c.cpu().numpy()
+
+    def pair_rule(self) -> dict[str, float]:
+        """Pairs selected at the end: positive above ``u``, at most ``limit`` of a sample; negative below ``l``."""
+        check_is_fitted(self, "labels_")
+        limit = MAX_POSITIVES if self.recipe == "paper" else self._n_neighbors(len(self.labels_))
+        return {"u": check_pair(self._auto("u"))[1], "l": self.l, "limit": limit}
 
     def estimate_resources(self, X) -> dict[str, Any]:
         """Expected peak memory of ``fit`` on X in bytes, by part; nothing is trained."""

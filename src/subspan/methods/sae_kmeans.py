@@ -17,10 +17,13 @@ from subspan.methods._autoencoded import StackedClusterer
 class SAEKMeans(StackedClusterer):
     """K-means on the codes of a stacked denoising auto-encoder.
 
+    Parameters that are not listed and the attributes are those of
+    :class:`~subspan.methods._autoencoded.AutoencoderClusterer`.
+
     Parameters
     ----------
     n_clusters : int
-        k.
+        Number of clusters, k.
     encoder : {"mlp", "conv", "residual", "preact-residual"}
         "mlp" is the paper's p-500-500-2000-10. An image encoder has no layer-wise training.
     encoder_options : dict, optional
@@ -33,9 +36,6 @@ class SAEKMeans(StackedClusterer):
         Overrides of the epochs of "layers" (180, each layer) and "autoencoder" (360).
     learning_rates : dict, optional
         Overrides of "layers" (1e-3) and "autoencoder" (1e-3).
-
-    The other parameters and the attributes are those of
-    :class:`~subspan.methods._autoencoded.AutoencoderClusterer`.
 
     Notes
     -----

@@ -30,6 +30,9 @@ _COHERENT = 1e-6  # inner products of unit vectors below this are rounding noise
 class SSC(SelfExpressiveClusterer):
     """Subspace clustering by l1 self-expression.
 
+    Parameters that are not listed and the attributes are those of
+    :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`, and ``kkt_residual_``.
+
     Parameters
     ----------
     alpha_z : float
@@ -45,9 +48,6 @@ class SSC(SelfExpressiveClusterer):
         Bound on ``kkt_residual_``.
     max_iter : int
         Of ADMM.
-
-    The other parameters and the attributes are those of
-    :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`, and ``kkt_residual_``.
     """
 
     alpha_z: float = 20.0

@@ -26,15 +26,15 @@ from subspan.sparse_codes import BLOCK_ENTRIES, row_blocks
 class SSCOMP(SelfExpressiveClusterer):
     """Subspace clustering by greedy sparse self-expression; C is sparse and nothing of size n x n appears.
 
+    Parameters that are not listed and the attributes are those of
+    :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`.
+
     Parameters
     ----------
     n_nonzero : int
         k, the most coefficients of a sample; the paper uses 10 for digits and 5 for faces.
     eps : float
         A sample is done when its residual is at most this.
-
-    The other parameters and the attributes are those of
-    :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`.
     """
 
     n_nonzero: int = 10

@@ -1,0 +1,28 @@
+"""Colours, signs and saving, for all pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from subspan.runs import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe-Ito palette: distinguishable with the common kinds of colour blindness; its yellow is too pale for dots on white
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+MARKERS = ("o", "^", "s", "D", "v", "P", "X")
+
+
+def sign(number: int) -> tuple[str, str]:
+    """Colour and marker of a cluster; 49 differ, and they come round again after that."""
+    return COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
+
+
+def save(figure: Figure, path: str | Path | None) -> Figure:
+    """Write the figure if there is a path; its ending says in which format."""
+    if path is not None:
+        with atomic_path(Path(path)) as fresh:
+            figure.savefig(fresh)
+    return figure
