@@ -9,8 +9,6 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
-
 import subspan
 from subspan.datasets import Dataset
 from subspan.errors import InvalidInputError
@@ -32,13 +30,14 @@ def build_report(run: Run, data: Dataset, estimator: Any) -> str:
     data : Dataset
         The samples of the run, as :func:`subspan.load_dataset` reads them. Its true labels are not looked at.
     estimator : fitted estimator
-        As :func:`subspan.load` reads it from ``run.model``. ``predict_proba`` and ``transform`` are used if it has them;
-        without ``predict_proba`` confidence comes from distances between codes, without ``transform`` the data are the codes.
+        As :func:`subspan.load` reads it from ``run.model``. Without ``predict_proba``, confidence comes from distances
+        between codes; without ``transform``, the data are the codes.
 
     Returns
     -------
     html : str
-        Under 30 MB; thumbnails get smaller if they must.
+        Under 30 MB for up to half a million samples: thumbnails get smaller, and names are left out of the table, if
+        they must.
 
     Raises
     ------
@@ -81,7 +80,7 @@ def check_data(run: Run, data: Dataset, names: list[str]) -> None:
 
 
 def render(content: Content) -> str:
-    """Fill the template. Everything that came from the data is escaped, in the page and in the values for the script."""
+    """Fill the template. What came from the data is escaped, in the page and in the values for the script."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -96,7 +95,6 @@ def render(content: Content) -> str:
         digest=digest,
         values=Markup(embed_json(content.for_script())),
         version=subspan.__version__,
-        np=np,
     )
 
 

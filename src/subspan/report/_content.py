@@ -7,6 +7,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from subspan.report._sprites import Sprites, make_sprites
 from subspan.runs import Run, read_history
 
 _REDRAWN = {"clusters.png", "training.png"}  # figures of a run that the page draws itself
-_FIGURE_BYTES = 5_000_000  # of all figures together
+_FIGURE_BYTES = 3_000_000  # of all figures together
+_NAMES_LENGTH = 4_000_000  # in base64; longer ones are left out of the table
 _HIGHEST = {"uint8": 255, "uint16": 65_535, "uint32": 2**32 - 1}
 
 
@@ -81,13 +83,22 @@ class Content:
     def by_probability(self) -> bool:
         return self.scores.measure == PROBABILITY
 
-    @property
+    @cached_property
     def colours(self) -> list[str]:
         return cluster_colours(self.k)
 
     @property
     def notices(self) -> list[str]:
         return find_notices(self.sizes, self.run.config, self.data.skipped)
+
+    @property
+    def names_left_out(self) -> bool:
+        return self.data.names is not None and self._packed_names is None
+
+    @cached_property
+    def _packed_names(self) -> str | None:
+        packed = None if self.data.names is None else _deflate(self.data.names)
+        return None if packed is None or len(packed) > _NAMES_LENGTH else packed
 
     def sample_name(self, row: int) -> str:
         return str(row) if self.data.names is None else self.data.names[row]
@@ -130,7 +141,7 @@ class Content:
             "runnerUp": pack(scores.runner_up, "uint16"),
             "confidence": pack(_quantise(scores.confidence, low, 1.0), "uint16"),
             "low": low,
-            "names": None if self.data.names is None else _deflate(self.data.names),
+            "names": self._packed_names,
             "map": {"rows": pack(self.map_rows, "uint32"), "xy": pack(_fit_square(self.points), "uint16")},
             "thumbs": None if self.sprites is None else self._thumbs(self.sprites),
             "features": None if self.features is None else self.features.names,
@@ -154,9 +165,7 @@ class Content:
         tops = [self.features.of_sample(x) for x in vectors]
         return {
             "rows": pack(rows, "uint32"),
-            "entries": [
-                [[j, short(x[j])] for j in top.tolist()] for x, top in zip(vectors, tops, strict=True)
-            ],
+            "entries": [[[j, short(x[j])] for j in top.tolist()] for x, top in zip(vectors, tops, strict=True)],
         }
 
 

@@ -22,8 +22,8 @@ def make_curves(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns
     -------
     dict with
-        ``phases``: names; ``phase``: index of the phase of every record; ``groups``: list of ``title`` and ``terms``, each
-        with a ``name`` and ``y``, one number or None per record.
+        ``phases``: names; ``phase``: index of the phase of every record; ``groups``: list of ``title`` and ``terms``,
+        each with a ``name`` and ``y``, one number or None per record.
     """
     names = [str(record.get("phase", "training")) for record in history]
     phases = list(dict.fromkeys(names))

@@ -47,8 +47,8 @@ def _about_empty(empty: np.ndarray, k: int) -> str:
 def _about_tiny(tiny: np.ndarray, sizes: np.ndarray, average: float) -> str:
     if not len(tiny):
         return ""
-    named = [f"{c} with {sizes[c]}" for c in tiny[:_NAMED]] + (["..."] if len(tiny) > _NAMED else [])
-    return f"{len(tiny)} {_clusters(tiny)} {_is(tiny)} tiny beside an average of {average:,.0f} samples: {', '.join(named)}."
+    named = ", ".join([f"{c} with {sizes[c]}" for c in tiny[:_NAMED]] + (["..."] if len(tiny) > _NAMED else []))
+    return f"{len(tiny)} {_clusters(tiny)} {_is(tiny)} tiny beside an average of {average:,.0f} samples: {named}."
 
 
 def _about_skipped(count: int, skipped: Sequence[Skipped]) -> str:

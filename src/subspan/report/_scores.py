@@ -19,19 +19,19 @@ class Scores:
     Attributes
     ----------
     measure : str
-        ``"probability"``: of ``predict_proba``. ``"margin"``: from distances to the cluster means, for estimators without
-        it.
+        ``"probability"``: of ``predict_proba``. ``"margin"``: from distances to the cluster means, for estimators
+        without it.
     support : float array of shape (n, k)
         Probabilities; or distances to the means, infinite for an empty cluster.
     labels : int array of shape (n,)
     confidence : float array of shape (n,)
-        The probability of the sample's own cluster; or (b - a) / max(a, b) with the distances a to its own mean and b to
-        the nearest other one (the simplified silhouette, -1 to 1).
+        The probability of the sample's own cluster; or (b - a) / max(a, b) with the distances a to its own mean and b
+        to the nearest other one (the simplified silhouette, -1 to 1).
     runner_up : int array of shape (n,)
         The best other cluster; the own one if there is no other.
     closeness : float array of shape (k, k)
-        Symmetric, zero diagonal. Mean of p_i[b] over a plus mean of p_i[a] over b; or, of distances, the sum of the mean
-        distances within a and b over the distance of their means (the similarity in the Davies-Bouldin index).
+        Symmetric, zero diagonal. Mean of p_i[b] over a plus mean of p_i[a] over b; or, of distances, the sum of the
+        mean distances within a and b over the distance of their means (the similarity in the Davies-Bouldin index).
     codes : float array of shape (n, d) or None
         What the distances were taken between.
     """

@@ -1,4 +1,4 @@
-"""Which samples a report shows: the most typical and the most doubtful of a cluster, those between two, points of a map."""
+"""Which samples a report shows: the most typical and most doubtful of a cluster, those between two, points of a map."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from subspan.report._scores import Scores
+from subspan.report._scores import PROBABILITY, Scores
 
 MAP_POINTS = 4_000
 PER_CLUSTER = 8  # typical ones, and doubtful ones
 PER_SIDE = 4  # of a pair
-PAIRS = 12
+PAIRS, PAIRS_ANYWAY = 12, 3
+LEAST_CONFUSION = 0.001  # mean probabilities below it are hardly worth a look
 _ALL_SHOWN = 2_400  # of all clusters together
 _AT_LEAST = 10  # points of a cluster on the map
 
@@ -46,14 +47,18 @@ def choose_members(scores: Scores, k: int) -> list[Members]:
 
 
 def choose_pairs(scores: Scores, most: int = PAIRS) -> list[Pair]:
-    """The nearest pairs of clusters, nearest first, with samples at their boundary."""
+    """The nearest pairs of clusters, nearest first, with samples at their boundary.
+
+    Of probabilities, only three pairs are kept whatever their value; the others must reach ``LEAST_CONFUSION``.
+    """
+    least = LEAST_CONFUSION if scores.measure == PROBABILITY else 0.0
     a, b = np.triu_indices(len(scores.closeness), 1)
     values = scores.closeness[a, b]
     order = np.argsort(-values, kind="stable")[:most]
+    kept = order[(values[order] > 0) & ((values[order] >= least) | (np.arange(len(order)) < PAIRS_ANYWAY))]
     return [
         Pair(first, second, value, _leaning(scores, first, second), _leaning(scores, second, first))
-        for first, second, value in zip(a[order].tolist(), b[order].tolist(), values[order].tolist(), strict=True)
-        if value > 0
+        for first, second, value in zip(a[kept].tolist(), b[kept].tolist(), values[kept].tolist(), strict=True)
     ]
 
 
@@ -64,7 +69,7 @@ def _leaning(scores: Scores, own: int, other: int) -> np.ndarray:
 
 
 def choose_map_rows(labels: np.ndarray, k: int, most: int = MAP_POINTS) -> np.ndarray:
-    """All samples if they are at most ``most``, else so many at random, with ten or more of every cluster if possible."""
+    """All samples if they are at most ``most``, else so many at random, with ten of every cluster if possible."""
     n = len(labels)
     if n <= most:
         return np.arange(n)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LARGEST_SIDE = 96  # pixels of a thumbnail
-SHEET_BYTES = 14_000_000  # of all sheets together, before base64 adds a third
+SHEET_BYTES = 9_000_000  # of all sheets together, before base64 adds a third
 _SHEET_PIXELS = 3_000  # side of a sheet
 _ALL_PIXELS = 30_000_000
 _LADDER = (96, 80, 64, 48, 40, 32, 24, 16)

@@ -10,7 +10,7 @@ function svg(tag, attributes) {
 const shortNumber = (v) => (Number.isInteger(v) && Math.abs(v) < 1e5 ? String(v) : String(Number(v.toPrecision(3))));
 
 function drawCurve(term, phase) {
-  const W = 260, H = 120, left = 38, right = 6, top = 8, bottom = 18;
+  const W = 260, H = 120, left = 44, right = 6, top = 8, bottom = 18;
   const points = term.y.map((y, i) => [i, y]).filter(([, y]) => y !== null);
   const figure = make("figure", "curve"), caption = make("figcaption"), now = make("span");
   caption.append(make("b", "", term.name), now);

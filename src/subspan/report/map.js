@@ -2,24 +2,21 @@
 function startMap() {
   const rows = unpack(Uint32Array, values.map.rows), xy = unpack(Uint16Array, values.map.xy);
   const canvas = find(".plane canvas"), tip = find(".tip"), pen = canvas.getContext("2d");
-  const hidden = new Set(), reach = 16, margin = 22;
-  let width = 0, height = 0, at = -1, raised = -1, waiting = false;
+  const hidden = new Set(), reach = 16, margin = 22, middle = 32767.5;
+  let width = 0, height = 0, scale = 0, at = -1, raised = -1, waiting = false;
 
   const visible = (i) => !hidden.has(labels[rows[i]]);
   function place(i) {
-    const scale = Math.min(width, height) - 2 * margin;
-    return [width / 2 + (xy[2 * i] / 65535 - 0.5) * scale * spread, height / 2 + (xy[2 * i + 1] / 65535 - 0.5) * scale * spreadY];
+    return [width / 2 + (xy[2 * i] - middle) * scale, height / 2 + (xy[2 * i + 1] - middle) * scale];
   }
-  // The points fill a square or less: stretch both axes alike until one of them meets the edge.
-  let spread = 1, spreadY = 1;
+  // Both axes alike, as large as the plane allows.
   function fit() {
     let w = 1, h = 1;
     for (let i = 0; i < rows.length; i++) {
-      w = Math.max(w, Math.abs(xy[2 * i] - 32767.5));
-      h = Math.max(h, Math.abs(xy[2 * i + 1] - 32767.5));
+      w = Math.max(w, Math.abs(xy[2 * i] - middle));
+      h = Math.max(h, Math.abs(xy[2 * i + 1] - middle));
     }
-    const scale = Math.min(width, height) - 2 * margin;
-    spread = spreadY = Math.min((width - 2 * margin) / ((2 * w / 65535) * scale), (height - 2 * margin) / ((2 * h / 65535) * scale));
+    scale = Math.min((width / 2 - margin) / w, (height / 2 - margin) / h);
   }
 
   function drawPoint(i, radius) {
@@ -67,8 +64,11 @@ function startMap() {
     pen.textBaseline = "middle";
     pen.lineWidth = 4;
     pen.lineJoin = "round";
+    const written = [];
     for (const [cluster, [x, y, count]] of sums) {
       if (raised >= 0 && raised !== cluster) continue;
+      if (written.some(([u, v]) => Math.hypot(u - x / count, v - y / count) < 15)) continue; // no number over another
+      written.push([x / count, y / count]);
       pen.strokeStyle = surface;
       pen.strokeText(cluster, x / count, y / count);
       pen.fillStyle = ink;

@@ -1,6 +1,6 @@
 // The list of all samples: filtered, sorted, and only the lines in view are in the page.
 function startSamples() {
-  const box = find(".rows"), spacer = find(".spacer", box), lineHeight = 48, tallest = 8e6; // browsers limit heights
+  const grid = find("#grid"), box = find(".rows", grid), spacer = find(".spacer", box), lineHeight = 48, tallest = 8e6; // browsers limit heights
   const inputs = { name: find("#f-name"), cluster: find("#f-cluster"), low: find("#f-low"), high: find("#f-high") };
   const n = values.n, headers = findAll("[data-sort]"), pool = [];
   let lower = null, shown = new Uint32Array(0), at = 0, sort = { key: "confidence", down: false }, timer = 0;
@@ -44,7 +44,7 @@ function startSamples() {
     at = 0;
     box.scrollTop = 0;
     spacer.style.height = `${Math.min(count * lineHeight, tallest)}px`;
-    find("#grid").setAttribute("aria-rowcount", count + 1);
+    grid.setAttribute("aria-rowcount", count + 1);
     find("#f-count").textContent = `${count.toLocaleString("en")} of ${n.toLocaleString("en")}`;
     for (const button of headers) {
       const mine = button.dataset.sort === sort.key;
@@ -70,8 +70,8 @@ function startSamples() {
       item.line.style.display = j >= count ? "none" : "";
       if (j < count) fill(item, first + j, (first + j) * lineHeight - from + box.scrollTop);
     });
-    if (shown.length) box.setAttribute("aria-activedescendant", `line-${at}`);
-    else box.removeAttribute("aria-activedescendant");
+    if (shown.length) grid.setAttribute("aria-activedescendant", `line-${at}`);
+    else grid.removeAttribute("aria-activedescendant");
   }
 
   function makeLine() {
@@ -113,7 +113,8 @@ function startSamples() {
   }
 
   box.addEventListener("scroll", paint, { passive: true });
-  box.addEventListener("keydown", (event) => {
+  grid.addEventListener("keydown", (event) => {
+    if (event.target !== grid && event.target !== box) return; // keys of the buttons in the head
     const page = Math.floor(box.clientHeight / lineHeight) - 1;
     const goal = { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: shown.length - 1 }[event.key];
     if (event.key === "Enter" && shown.length) openDetail(shown[at]);
@@ -121,7 +122,10 @@ function startSamples() {
     event.preventDefault();
     moveTo(goal);
   });
-  new ResizeObserver(paint).observe(box);
+  new ResizeObserver(() => {
+    find(".head", grid).style.marginRight = `${box.offsetWidth - box.clientWidth}px`; // the width of the scroll bar
+    paint();
+  }).observe(box);
 
   for (const input of Object.values(inputs)) {
     input.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(update, n > 20000 ? 120 : 0); });
