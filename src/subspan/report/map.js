@@ -67,7 +67,7 @@ function startMap() {
     const written = [];
     for (const [cluster, [x, y, count]] of sums) {
       if (raised >= 0 && raised !== cluster) continue;
-      if (written.some(([u, v]) => Math.hypot(u - x / count, v - y / count) < 15)) continue; // no number over another
+      if (written.some(([u, v]) => Math.hypot(u - x / count, v - y / count) < 12)) continue; // no number over another
       written.push([x / count, y / count]);
       pen.strokeStyle = surface;
       pen.strokeText(cluster, x / count, y / count);
@@ -122,10 +122,10 @@ function startMap() {
     ArrowUp: (dx, dy) => dy < 0 && Math.abs(dx) <= -dy,
   };
   function onKey(event) {
-    if (event.key === "Enter" && at >= 0) return openDetail(rows[at]);
     if (event.key === "Escape") return select(-1);
-    if (!(event.key in directions)) return;
+    if (!(event.key in directions) && event.key !== "Enter") return;
     event.preventDefault();
+    if (event.key === "Enter") return at >= 0 && openDetail(rows[at]);
     const [x, y] = at < 0 ? [width / 2, height / 2] : place(at);
     const [i] = at < 0 ? nearest(x, y) : nearest(x, y, directions[event.key]);
     if (i < 0) return;

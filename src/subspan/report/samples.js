@@ -117,10 +117,10 @@ function startSamples() {
     if (event.target !== grid && event.target !== box) return; // keys of the buttons in the head
     const page = Math.floor(box.clientHeight / lineHeight) - 1;
     const goal = { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: shown.length - 1 }[event.key];
-    if (event.key === "Enter" && shown.length) openDetail(shown[at]);
-    if (goal === undefined) return;
-    event.preventDefault();
-    moveTo(goal);
+    if (goal === undefined && event.key !== "Enter") return;
+    event.preventDefault(); // or the key would close the dialog again
+    if (goal !== undefined) moveTo(goal);
+    else if (shown.length) openDetail(shown[at]);
   });
   new ResizeObserver(() => {
     find(".head", grid).style.marginRight = `${box.offsetWidth - box.clientWidth}px`; // the width of the scroll bar
