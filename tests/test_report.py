@@ -218,12 +218,24 @@ def test_thumbnails_show_their_samples_in_every_layout() -> None:
         assert (sprites.height, sprites.width) == (6, 4)
         sheet, column, line = sprites.place(150)
         picture = Image.open(_file(sprites.sheets[sheet])).convert("L")
-        found = np.asarray(picture)[line * 6 : line * 6 + 6, column * 4 : column * 4 + 4]
+        top, left = line * 8 + 1, column * 6 + 1  # a border of one pixel
+        found = np.asarray(picture)[top : top + 6, left : left + 4]
         np.testing.assert_allclose(found, X[150], atol=12 if images.shape[1] == 3 else 1)
 
 
 def _file(address: str) -> io.BytesIO:
     return io.BytesIO(base64.b64decode(address.partition(",")[2]))
+
+
+@pytest.mark.parametrize("count", [1, 5, 2000])
+def test_every_sheet_is_as_wide_as_its_columns(count: int) -> None:
+    """The page scales a sheet by the number of its columns."""
+    sprites = make_sprites(np.zeros((count, 70, 70), np.uint8), np.arange(count))
+    sizes = [Image.open(_file(sheet)).size for sheet in sprites.sheets]
+    assert {width for width, _ in sizes} == {sprites.columns * 72}
+    assert sum(height // 72 for _, height in sizes) * sprites.columns >= count
+    assert len(sizes) == (2 if count == 2000 else 1)
+    assert sprites.place(count - 1)[1] < sprites.columns
 
 
 def test_thumbnails_get_smaller_until_they_fit() -> None:

@@ -35,6 +35,8 @@ const enter = (selector, value) => new Promise((done) => {
   one(selector).dispatchEvent(new Event("input"));
   setTimeout(done, 60);
 });
+const stops = () => [...document.querySelectorAll(".strip")]
+  .map((strip) => [...strip.children].filter((item) => item.tabIndex === 0).length);
 const count = () => one("#f-count").textContent;
 const opened = () => (one("#detail").open ? one("#d-name").textContent : null);
 const activeLine = () => document.getElementById(one("#grid").getAttribute("aria-activedescendant"));

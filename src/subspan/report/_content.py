@@ -21,7 +21,7 @@ from subspan.report._notices import find_notices
 from subspan.report._palette import cluster_colours
 from subspan.report._scores import PROBABILITY, Scores, read_codes, read_scores
 from subspan.report._select import Members, Pair, choose_map_rows, choose_members, choose_pairs, project
-from subspan.report._sprites import Sprites, make_sprites
+from subspan.report._sprites import BORDER, Sprites, make_sprites
 from subspan.runs import Run, read_history
 
 _REDRAWN = {"clusters.png", "training.png"}  # figures of a run that the page draws itself
@@ -78,6 +78,10 @@ class Content:
     @property
     def made(self) -> str:
         return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+    @property
+    def border(self) -> int:
+        return BORDER
 
     @property
     def by_probability(self) -> bool:

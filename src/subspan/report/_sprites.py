@@ -14,6 +14,7 @@ _SHEET_PIXELS = 3_000  # side of a sheet
 _ALL_PIXELS = 30_000_000
 _LADDER = (96, 80, 64, 48, 40, 32, 24, 16)
 _QUALITY = 84
+BORDER = 1  # pixels around a thumbnail that repeat its edge, so that no neighbour shines in when it is scaled
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Sprites:
     sheets : list of str
         ``data:`` addresses.
     height, width : int
-        Of one thumbnail, in pixels.
+        Of one thumbnail without its border, in pixels.
     columns, per_sheet : int
         Thumbnails in a line of a sheet, and on a sheet.
     """
@@ -61,8 +62,8 @@ def make_sprites(X: np.ndarray, rows: np.ndarray, limit: int = SHEET_BYTES) -> S
     for side in _sides(max(h, w), len(rows)):
         scale = side / max(h, w)
         size = (max(1, round(h * scale)), max(1, round(w * scale)))
-        columns = max(1, _SHEET_PIXELS // size[1])
-        per_sheet = columns * max(1, _SHEET_PIXELS // size[0])
+        columns = max(1, min(len(rows), _SHEET_PIXELS // (size[1] + 2 * BORDER)))
+        per_sheet = columns * max(1, _SHEET_PIXELS // (size[0] + 2 * BORDER))
         blocks = [rows[i : i + per_sheet] for i in range(0, len(rows), per_sheet)]
         sheets = [_sheet(X, block, size, columns, (low, high), gray) for block in blocks]
         if sum(map(len, sheets)) <= limit:
@@ -107,13 +108,15 @@ def _sheet(
     """One sheet as WebP; small gray thumbnails (digits, letters) without loss."""
     from PIL import Image
 
-    h, w = size
-    sheet = Image.new("L" if gray else "RGB", (w * min(columns, len(rows)), h * -(-len(rows) // columns)), 0)
+    h, w = size[0] + 2 * BORDER, size[1] + 2 * BORDER
+    sheet = Image.new("L" if gray else "RGB", (w * columns, h * -(-len(rows) // columns)), 0)
     for slot, row in enumerate(rows.tolist()):
         image = Image.fromarray(_pixels(X[row], _channels(X), values, gray))
-        if image.size != (w, h):
-            image = image.resize((w, h), Image.Resampling.LANCZOS)
-        sheet.paste(image, (slot % columns * w, slot // columns * h))
+        if image.size != size[::-1]:
+            image = image.resize(size[::-1], Image.Resampling.LANCZOS)
+        widths = [(BORDER, BORDER)] * 2 + [(0, 0)] * (not gray)
+        bordered = Image.fromarray(np.pad(np.asarray(image), widths, mode="edge"))
+        sheet.paste(bordered, (slot % columns * w, slot // columns * h))
     buffer = io.BytesIO()
     sheet.save(buffer, "WEBP", lossless=gray and max(size) <= 32, quality=_QUALITY, method=2)
     return buffer.getvalue()
