@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from chromium import PROGRAM, Page
 from report_runs import EVIL, Fake, make_run, softmax_of
@@ -44,6 +46,10 @@ const inView = () => {
   const line = activeLine().getBoundingClientRect(), box = one(".rows").getBoundingClientRect();
   return line.top >= box.top - 1 && line.bottom <= box.bottom + 1;
 };
+const corner = () => {
+  const box = one("#detail .big .t").getBoundingClientRect();
+  return [box.left, box.top, box.width];
+};
 const painted = () => {
   const c = one("canvas");
   return c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some((v) => v > 0);
@@ -51,18 +57,23 @@ const painted = () => {
 """
 
 
+def pictures() -> tuple[np.ndarray, np.ndarray]:
+    """Clusters, and 3,000 images of 8 x 8 pixels that are brighter the higher the cluster."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 3000)
+    return labels, (rng.integers(0, 60, size=(3000, 8, 8)) + 40 * labels[:, None, None]).astype(np.uint8)
+
+
 @pytest.fixture
 def report(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
     """A report about 3,000 small images in five clusters, with the probabilities."""
-    rng = np.random.default_rng(0)
-    n, k = 3000, 5
-    labels = rng.integers(0, k, n)
-    X = (rng.integers(0, 60, size=(n, 8, 8)) + 40 * labels[:, None, None]).astype(np.uint8)
+    labels, X = pictures()
+    n, k = len(X), 5
     names = [f"{EVIL if i == 7 else 'picture'} {i:04d}" for i in range(n)]
     data = Dataset("x", X, names=names)
     history = [{"phase": "p", "L_pos": 1 / (i + 1), "live_clusters": 5} for i in range(9)]
     P = softmax_of(labels, k)
-    codes = np.eye(k)[labels] + rng.normal(size=(n, k)) / 5
+    codes = np.eye(k)[labels] + np.random.default_rng(1).normal(size=(n, k)) / 5
     path = tmp_path / "report.html"
     path.write_text(build_report(make_run(tmp_path, data, labels, k, history), data, Fake(P, codes)))
     return path, labels, P[np.arange(n), labels]
@@ -100,6 +111,19 @@ def test_list_filters_and_sorts(page: Page, report) -> None:
     assert sorted(page.run("rows()")) == list(range(10, 20))
     page.run("one('[data-filter=\"2\"]').click()")
     assert page.run("count()").split()[0] == str((labels == 2).sum())
+
+
+@pytest.mark.parametrize("row", [0, 299, 300, 2999])
+def test_a_thumbnail_shows_its_sample(page: Page, report, row: int) -> None:
+    open_report(page, report[0])
+    shown = page.run("[...slots.keys()]")
+    row = min(shown, key=lambda other: abs(other - row))
+    page.run(f"openDetail({row})")
+    left, top, width = page.run("corner()")
+    window = Image.open(io.BytesIO(page.picture())).convert("L")
+    middles = [(i + 0.5) * width / 8 for i in range(8)]
+    found = [[window.getpixel((int(left + x), int(top + y))) for x in middles] for y in middles]
+    np.testing.assert_allclose(found, pictures()[1][row], atol=1)
 
 
 def test_the_keyboard_goes_along_a_strip_and_opens_a_sample(page: Page, report) -> None:
