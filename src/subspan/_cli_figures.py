@@ -34,7 +34,7 @@ def draw(folder: Path, estimator: Any, data: Dataset, truth: np.ndarray | None =
         scores = estimator.predict_proba(data.X) if sure else None
         written.append(folder / "clusters.png")
         plots.contact_sheet(data.X, labels, written[-1], scores=scores)
-    if plots.named_terms(estimator.history_):  # a closed form has no curves
+    if plots.history_terms(estimator.history_):  # a closed form has no curves
         written.append(folder / "training.png")
         plots.training_curves(estimator.history_, written[-1])
     if hasattr(estimator, "transform"):

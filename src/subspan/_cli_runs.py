@@ -83,8 +83,8 @@ def fit(request: FitRequest) -> tuple[Run, Any, Dataset] | None:
     run = create_run(request.out, config, overwrite=request.overwrite, resume=request.resume)
     request.say(common.compact(config))
     request.say(memory)
-    seconds = fit_with_checkpoint(estimator, data.X, run, request)
-    save(run, estimator, data, seconds)
+    seconds, warned = fit_with_checkpoint(estimator, data.X, run, request)
+    save(run, estimator, data, seconds, warned)
     return run, estimator, data
 
 
@@ -137,19 +137,25 @@ def _is_finished(path: Path) -> bool:
         return False
 
 
-def fit_with_checkpoint(estimator: Any, X: np.ndarray, run: Run, request: FitRequest) -> float:
-    """``estimator.fit(X)``; seconds taken. On Ctrl-C, says how to go on and leaves."""
+def fit_with_checkpoint(estimator: Any, X: np.ndarray, run: Run, request: FitRequest) -> tuple[float, list[str]]:
+    """``estimator.fit(X)``; seconds taken, and its warnings. On Ctrl-C, says how to go on and leaves."""
     start = time.perf_counter()
+    warned: list[str] = []
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        common.say(f"Warning: {message}")
+        warned.append(str(message))
+
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: common.say(f"Warning: {message}")
+            warnings.showwarning = show
             estimator.fit(X)
     except KeyboardInterrupt:
         kept = run.checkpoint.is_dir() and any(run.checkpoint.iterdir())
         again = shlex.join(resume_command(request))
         common.say(f"Interrupted: {'the checkpoint is kept' if kept else 'no checkpoint yet'}. Continue with: {again}")
         raise typer.Exit(common.EXIT_INTERRUPTED) from None
-    return time.perf_counter() - start
+    return time.perf_counter() - start, warned
 
 
 def resume_command(request: FitRequest) -> list[str]:
@@ -165,12 +171,13 @@ def resume_command(request: FitRequest) -> list[str]:
     return [*words, "--out", str(request.out), "--resume"]
 
 
-def save(run: Run, estimator: Any, data: Dataset, seconds: float) -> None:
+def save(run: Run, estimator: Any, data: Dataset, seconds: float, warned: list[str]) -> None:
     """Everything a run leaves; the labels come last and mark it as finished."""
     write_history(run, estimator.history_)
     write_model(run, estimator.save)
     draw(run.figures, estimator, data)
-    finish_run(run, summary(run, estimator, seconds), estimator.labels_, data.names)
+    result = summary(run, estimator, seconds) | ({"warnings": warned} if warned else {})
+    finish_run(run, result, estimator.labels_, data.names)
 
 
 def summary(run: Run, estimator: Any, seconds: float) -> dict[str, Any]:
@@ -203,17 +210,17 @@ def load_model(run: Run) -> Any:
     return load(run.model)
 
 
-def load_like_training(run: Run, source: str) -> Dataset:
-    """Samples of the shape that the run was trained on, without labels; images of a folder are brought to it."""
-    shape = list(run.config["data"]["shape"])
+def load_like(run: Run, source: str, labels: str = "none") -> Dataset:
+    """Load a source as that of the run was: images of a folder get the size and the colours of the training."""
+    shape = tuple(run.config["data"]["shape"])
     options: dict[str, Any] = {}
     if len(shape) >= 2:
-        options = {"image_size": (shape[0], shape[1]), "color": "rgb" if shape[2:] == [3] else "gray"}
-    data = load_dataset(source, labels="none", **options)
+        options = {"image_size": shape[:2], "color": "rgb" if shape[2:] == (3,) else "gray"}
+    data = load_dataset(source, labels=labels, **options)
     report_skipped(data)
-    if list(data.X.shape[1:]) != shape:
+    if data.X.shape[1:] != shape:
         raise InvalidInputError(
-            f"{source} has samples of shape {tuple(data.X.shape[1:])} and the run was trained on {tuple(shape)}: give "
+            f"{source} has samples of shape {data.X.shape[1:]} and the run was trained on {shape}: give "
             "data of that shape."
         )
     return data
@@ -223,7 +230,7 @@ def predict(run_path: Path, source: str, out: Path) -> None:
     """Label new data with the model of a run; images of a folder get the size and colours of the training."""
     run = load_run(run_path)
     estimator = load_model(run)
-    data = load_like_training(run, source)
+    data = load_like(run, source)
     labels = np.asarray(estimator.predict(data.X))
     write_labels(out, labels, data.names)
     common.emit({"n": len(labels), "clusters": len(np.unique(labels)), "out": str(out)})
@@ -245,7 +252,7 @@ def figures(run_path: Path, out: Path | None, *, true: bool, label_file: Path | 
     estimator = load_model(run)
     truth = _truth(run, names, label_file) if true or label_file is not None else None
     source = run.config["source"]
-    data = load_like_training(run, source)
+    data = load_like(run, source, labels="auto")
     if len(data.X) != len(labels) or (data.names is not None and list(data.names) != names):
         raise InvalidInputError(f"{source} no longer holds the {len(labels)} samples of the run: put them back.")
     folder = run.figures if out is None else out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -89,6 +90,23 @@ def fit(
         from subspan.runs import load_run
 
         common.emit(load_run(fitted[0].path).config["result"])
+        request.say(f"To look at the clusters: {shlex.join(['subspan', 'report', str(fitted[0].path)])}")
+
+
+@app.command()
+def report(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="HTML file to write; report.html in RUN if not given.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where the data of the run are now; where they were if not given.")
+    ] = None,
+) -> None:
+    """Write a page about RUN to look at: clusters, doubtful samples, a map, curves."""
+    from subspan._cli_report import write_report
+
+    common.emit(write_report(run, out, source))
 
 
 @app.command()

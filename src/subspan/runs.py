@@ -1,7 +1,7 @@
 """Run folders: what a fit leaves on disk, each file written whole or not at all.
 
 ``config.json`` (resolved configuration, and the outcome when finished), ``model/``, ``history.jsonl``, ``labels.csv``,
-``figures/``, and ``checkpoint/`` while the run goes on.
+``figures/``, ``report.html`` if one was asked for, and ``checkpoint/`` while the run goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from subspan._json import to_json
 from subspan.errors import CheckpointError, DataNotFoundError, InvalidInputError, ResourceError
 
-_FILES = ("config.json", "history.jsonl", "labels.csv")
+_FILES = ("config.json", "history.jsonl", "labels.csv", "report.html")
 _FOLDERS = ("model", "figures", "checkpoint")
 _OF_THE_SESSION = {"checkpoint_dir", "resume", "verbose", "device"}  # parameters that do not change the result
 
@@ -54,6 +54,10 @@ class Run:
     @property
     def history(self) -> Path:
         return self.path / "history.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def finished(self) -> bool:
@@ -173,6 +177,25 @@ def write_history(run: Run, history: Iterable[Mapping[str, Any]]) -> None:
     with atomic_text(run.history) as stream:
         for record in history:
             stream.write(json.dumps(to_json(record), ensure_ascii=False) + "\n")
+
+
+def read_history(run: Run) -> list[dict[str, Any]]:
+    """Read ``history.jsonl``; no records if there is no such file.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged.
+    """
+    if not run.history.is_file():
+        return []
+    try:
+        records = [json.loads(line) for line in run.history.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not all(isinstance(record, dict) for record in records):
+            raise ValueError("not records")
+    except ValueError as error:
+        raise CheckpointError(f"{run.history} is damaged: run 'subspan fit' again with --overwrite.") from error
+    return records
 
 
 def write_labels(path: str | Path, labels: np.ndarray, names: Sequence[str] | None = None) -> None:

@@ -45,33 +45,47 @@ def training_curves(history: Sequence[Mapping[str, Any]], path: str | Path | Non
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    records = [_flatten(record) for record in history]
-    terms = named_terms(records)
+    terms = history_terms(history)
     if not terms:
         raise InvalidInputError("The history holds no numbers to plot: fit the estimator first.")
-    phases = list(dict.fromkeys(str(record.get("phase", "training")) for record in records))
-    colours = {phase: COLOURS[i % len(COLOURS)] for i, phase in enumerate(phases)}
+    phase = np.array([str(record.get("phase", "training")) for record in history])
+    phases = list(dict.fromkeys(phase.tolist()))
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(phases)}
     columns = min(3, len(terms))
     lines = -(-len(terms) // columns)
     figure = Figure(figsize=(3.6 * columns + 0.4, 2.1 * lines + 0.8), dpi=120, layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, sharex=True)
-    for ax, term in zip(axes.flat, terms, strict=False):
-        _draw_term(ax, records, term, colours)
+    for ax, (term, y) in zip(axes.flat, terms.items(), strict=False):
+        _draw_term(ax, term, y, phase, colours)
     for ax in axes.flat[len(terms) :]:
         ax.set_visible(False)
     for ax in axes.flat[max(0, len(terms) - columns) : len(terms)]:
         ax.set_xlabel("epoch", fontsize=8)
         ax.tick_params(labelbottom=True)
-    handles = [Line2D([], [], color=colours[phase], linewidth=2, label=phase) for phase in phases]
+    handles = [Line2D([], [], color=colours[name], linewidth=2, label=name) for name in phases]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(phases), 5), fontsize=8, frameon=False)
     return save(figure, path)
 
 
-def named_terms(history: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What :func:`training_curves` would plot, in its order; empty for a method that was not trained."""
+def history_terms(history: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Every numeric term of a history, in order of appearance and counts last; empty for a method without training.
+
+    Parameters
+    ----------
+    history : sequence of dict
+        As for :func:`training_curves`.
+
+    Returns
+    -------
+    dict of arrays of shape (n_records,)
+        NaN where a record lacks the term.
+    """
     records = [_flatten(record) for record in history]
     found = list(dict.fromkeys(key for record in records for key, value in record.items() if _is_term(key, value)))
-    return [term for term in found if term not in _COUNTS] + [term for term in _COUNTS if term in found]
+    terms = [term for term in found if term not in _COUNTS] + [term for term in _COUNTS if term in found]
+    return {
+        term: np.array([float(r[term]) if _is_term(term, r.get(term)) else np.nan for r in records]) for term in terms
+    }
 
 
 def _flatten(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,12 +100,10 @@ def _is_term(key: str, value: Any) -> bool:
     return numeric and key not in _NOT_TERMS
 
 
-def _draw_term(ax: Axes, records: list[dict[str, Any]], term: str, colours: Mapping[str, str]) -> None:
+def _draw_term(ax: Axes, term: str, y: np.ndarray, phase: np.ndarray, colours: Mapping[str, str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    y = np.array([float(r[term]) if _is_term(term, r.get(term)) else np.nan for r in records])
-    phase = np.array([str(r.get("phase", "training")) for r in records])
-    x = np.arange(1, len(records) + 1)
+    x = np.arange(1, len(y) + 1)
     for name, colour in colours.items():
         mine = (phase == name) & np.isfinite(y)
         ax.plot(x[mine], y[mine], color=colour, linewidth=1.5, marker="o" if mine.sum() < 3 else None, markersize=3)
