@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from subspan._parameters import check_choice, check_integer, check_number, check_overrides, check_pair
 from subspan._resources import available_bytes
 from subspan.encoders import Encoder, IdentityEncoder
-from subspan.errors import ResourceError
+from subspan.errors import InvalidInputError, ResourceError
 from subspan.heads import Heads
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, Setting, SubspaceStage
@@ -35,6 +38,51 @@ MAX_PIXELS = 4096  # numbers per image up to which pixels may be the codes
 CANDIDATES = 6  # ways to merge what the starts agree on that are trained on
 SAMPLES_PER_CLUSTER = 20  # the starts have more than k clusters only with so many samples for each
 LIBRARIES = 400_000_000  # bytes
+
+
+def automatic(recipe: str, name: str, value: Any) -> Any:
+    """Value of a parameter, or the recipe's where it is "auto"."""
+    return AUTO[recipe][name] if isinstance(value, str) and value == "auto" else value
+
+
+def check_parameters(p: Mapping[str, Any]) -> None:
+    """Check the parameters of the estimator, by name, that have no other check.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    check_choice("recipe", p["recipe"], tuple(AUTO))
+    check_choice("self_expression", p["self_expression"], ("closed-form", "parameter"))
+    check_choice("batches", p["batches"], ("local", "random"))
+    check_choice("affinity", p["affinity"], ("confidence", "cosine"))
+    if p["self_expression"] == "parameter" and p["recipe"] == "global":
+        raise InvalidInputError("self_expression='parameter' needs fixed batches: choose recipe='paper'.")
+    if p["gamma"] != "auto":
+        check_number("gamma", p["gamma"], 1e-12)
+    if p["n_neighbors"] != "auto":
+        check_integer("n_neighbors", p["n_neighbors"], 1)
+    for name, low, high in (("l", 0, 1), ("overcluster", 1, math.inf), ("lambda_cl", 0, math.inf)):
+        check_number(name, p[name], low, high)
+    check_number("tolerance", p["tolerance"], 0.0)
+    for name in ("batch_size", "n_starts", "walk"):
+        check_integer(name, p[name], 1)
+    for name, high in (("u", 1.0), ("balance", math.inf)):
+        for value in check_pair(automatic(p["recipe"], name, p[name]), name):
+            check_number(name, value, 0.0, high)
+    check_overrides("epochs", p["epochs"], EPOCHS, whole=True)
+    if (p["epochs"] or {}).get("classifier") == 0:
+        raise InvalidInputError("epochs['classifier'] is 0, but the classifier gives the labels: give at least 1.")
+    check_overrides("learning_rates", p["learning_rates"], RATES)
+    _check_prior(p["prior"], p["n_clusters"])
+
+
+def _check_prior(prior: Any, k: int) -> None:
+    if prior is None:
+        return
+    sizes = np.asarray(prior, dtype=float)
+    if sizes.shape != (k,) or not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        raise InvalidInputError(f"prior must hold {k} positive numbers, one per cluster.")
 
 
 def fixed_encoders(shape: tuple[int, ...], n: int) -> dict[str, Encoder]:

@@ -28,24 +28,27 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from subspan._parameters import check_choice, check_integer, check_number, check_overrides, check_pair
+from subspan._parameters import check_pair
 from subspan._random import generator
 from subspan._validation import Samples, check_n_clusters, check_same_features, check_samples
 from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
 from subspan.base import Clusterer
 from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.encoders import MIN_SIDE, Encoder, make_encoder
-from subspan.errors import DivergenceError, InvalidInputError
+from subspan.errors import DivergenceError
 from subspan.heads import Heads, build_heads
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
 from subspan.methods._ncsc_plan import (
     AUTO,
     CANDIDATES,
     EPOCHS,
+    MAX_PIXELS,
     RATES,
     SAMPLES_PER_CLUSTER,
     algorithm_1,
+    automatic,
     check_memory,
+    check_parameters,
     fixed_encoders,
     memory_parts,
 )
@@ -205,7 +208,7 @@ class NCSC(Clusterer):
         check_n_clusters(self.n_clusters, samples.n)
         device = self._device
         encoder = self._choose_encoder(samples, seed).to(device)
-        parts = self._memory_parts(samples.n, encoder)
+        parts = self._memory_parts(samples.n, encoder, encoder.n_codes)
         check_memory(parts, self.batch_size, samples.n)
         if self.verbose:
             print(
@@ -271,9 +274,7 @@ class NCSC(Clusterer):
         return GlobalSetting(**shared, n_neighbors=self._n_neighbors(samples.n), gamma=self._auto("gamma"))
 
     def _auto(self, name: str) -> Any:
-        """Value of a parameter, or the recipe's where it is "auto"."""
-        value = getattr(self, name)
-        return AUTO[self.recipe][name] if isinstance(value, str) and value == "auto" else value
+        return automatic(self.recipe, name, getattr(self, name))
 
     def _choose_encoder(self, samples: Samples, seed: int) -> Encoder:
         """The encoder of ``encoder="auto"`` by :func:`subspan.selection.choose_encoder`, or the one that was named."""
@@ -333,14 +334,16 @@ class NCSC(Clusterer):
         self._validate_parameters()
         samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
         encoder = self._encoder(samples, 0)
-        parts = self._memory_parts(samples.n, encoder)
-        return {"memory_bytes": sum(parts.values()), "parts": parts, "n_codes": encoder.n_codes}
+        pixels = math.prod(samples.shape) if self._is_open(samples) else 0  # may become the codes
+        n_codes = max(encoder.n_codes, pixels if pixels <= MAX_PIXELS else 0)
+        parts = self._memory_parts(samples.n, encoder, n_codes)
+        return {"memory_bytes": sum(parts.values()), "parts": parts, "n_codes": n_codes}
 
-    def _memory_parts(self, n: int, encoder: Encoder) -> dict[str, int]:
+    def _memory_parts(self, n: int, encoder: Encoder, n_codes: int) -> dict[str, int]:
         paper = self.recipe == "paper"
         return memory_parts(
             n,
-            encoder.n_codes,
+            n_codes,
             neighbours=0 if paper else self._n_neighbors(n),
             batch_size=self.batch_size,
             joint=(paper or encoder.trainable) and (EPOCHS | (self.epochs or {}))["collaboration"] > 0,
@@ -392,30 +395,4 @@ class NCSC(Clusterer):
         return LearnedSelfExpression([len(batch) for batch in fixed], gamma)
 
     def _validate_parameters(self) -> None:
-        check_choice("recipe", self.recipe, tuple(AUTO))
-        check_choice("self_expression", self.self_expression, ("closed-form", "parameter"))
-        check_choice("batches", self.batches, ("local", "random"))
-        check_choice("affinity", self.affinity, ("confidence", "cosine"))
-        if self.self_expression == "parameter" and self.recipe == "global":
-            raise InvalidInputError("self_expression='parameter' needs fixed batches: choose recipe='paper'.")
-        if self.gamma != "auto":
-            check_number("gamma", self.gamma, 1e-12)
-        if self.n_neighbors != "auto":
-            check_integer("n_neighbors", self.n_neighbors, 1)
-        check_number("l", self.l, 0.0, 1.0)
-        check_number("overcluster", self.overcluster, 1.0)
-        check_number("lambda_cl", self.lambda_cl, 0.0)
-        check_number("tolerance", self.tolerance, 0.0)
-        for name in ("batch_size", "n_starts", "walk"):
-            check_integer(name, getattr(self, name), 1)
-        for name, high in (("u", 1.0), ("balance", math.inf)):
-            for value in check_pair(self._auto(name), name):
-                check_number(name, value, 0.0, high)
-        check_overrides("epochs", self.epochs, EPOCHS, whole=True)
-        if (self.epochs or {}).get("classifier") == 0:
-            raise InvalidInputError("epochs['classifier'] is 0, but the classifier gives the labels: give at least 1.")
-        check_overrides("learning_rates", self.learning_rates, RATES)
-        if self.prior is not None:
-            prior = np.asarray(self.prior, dtype=float)
-            if prior.shape != (self.n_clusters,) or not (np.isfinite(prior).all() and (prior > 0).all()):
-                raise InvalidInputError(f"prior must hold {self.n_clusters} positive numbers, one per cluster.")
+        check_parameters(self.get_params(deep=False))
