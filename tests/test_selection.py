@@ -59,7 +59,7 @@ def test_gamma_is_one_with_right_neighbours():
 def test_scattering_is_chosen_for_digits():
     samples = check_samples(load_digits().images)
     name, scores = choose_encoder(samples, fixed_encoders(samples.shape, samples.n), 10, 10, torch.device("cpu"))
-    assert set(scores) == {"scattering", "identity"}  # 8 x 8 has one scale
+    assert set(scores) == {"scattering", "identity"}
     assert name == "scattering"
 
 
@@ -69,7 +69,6 @@ def test_pixels_are_chosen_for_subspaces_of_images():
     bases, y = rng.normal(size=(8, 6, 16, 16)), np.repeat(np.arange(8), 40)
     samples = check_samples(np.einsum("nd,ndhw->nhw", rng.normal(size=(320, 6)), bases[y]))
     encoders = fixed_encoders(samples.shape, samples.n)
-    assert set(encoders) == {"scattering", "scattering J=1", "scattering J=2", "identity"}
     name, scores = choose_encoder(samples, encoders, 8, 5, torch.device("cpu"))
     assert name == "identity"
     assert scores["identity"] > 0.999 > max(value for other, value in scores.items() if other != "identity")

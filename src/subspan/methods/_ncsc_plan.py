@@ -17,7 +17,6 @@ from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, Setting, SubspaceStage
 from subspan.multiscale import make_scattering
 from subspan.pretraining import Reconstruction
-from subspan.scattering import scattering_scale
 from subspan.self_expression import learned_bytes
 from subspan.training import Phase
 
@@ -86,11 +85,8 @@ def _check_prior(prior: Any, k: int) -> None:
 
 
 def fixed_encoders(shape: tuple[int, ...], n: int) -> dict[str, Encoder]:
-    """Encoders without training for n images of shape (c, h, w), by name: pixels, scattering at several scales."""
+    """Encoders without training for n images of shape (c, h, w), by name: scattering and, if they are few, pixels."""
     encoders: dict[str, Encoder] = {"scattering": make_scattering(shape, n)}
-    coarse = scattering_scale(*shape[1:])
-    for J in range(max(1, coarse - 2), coarse + 1) if coarse > 1 else ():
-        encoders[f"scattering J={J}"] = make_scattering(shape, n, J=J)
     if math.prod(shape) <= MAX_PIXELS:
         encoders["identity"] = IdentityEncoder(shape)
     return encoders

@@ -79,8 +79,9 @@ class NCSC(Clusterer):
         "global" takes positive pairs from the self-expression of all samples by all others; "paper" is Algorithm 1,
         batch by batch. Parameters that are "auto" follow the recipe.
     encoder : {"auto", "scattering", "conv", "residual", "preact-residual", "mlp", "identity"}
-        "auto": "identity" for vectors (embeddings); for images "conv" (paper), or pixels or scattering at the scale
-        whose neighbourhoods fall most clearly into k clusters, see :func:`subspan.selection.choose_encoder` (global).
+        "auto": "identity" for vectors (embeddings); for images "conv" (paper), or of "scattering" and "identity" the
+        one whose neighbourhoods fall more clearly into k clusters (global), see
+        :func:`subspan.selection.choose_encoder`.
     encoder_options : dict, optional
         Sizes, see :func:`subspan.encoders.make_encoder`.
     head : {"auto", "conv", "mlp"}
