@@ -4,8 +4,8 @@
     python benchmarks/robustness.py seeds --samples 10000 --seeds 20
 
 "imbalance": class sizes fall geometrically by the ratio, from the first class to the last. "seeds": the same samples,
-all seeds; a run has collapsed if fewer than k clusters are live. Codes are those of the default encoder of images, found
-once. Labels draw the unequal classes and read the result; the fit does not see them. One JSON line per run.
+all seeds; a run has collapsed if fewer than k clusters are live. Codes are those of the default encoder of images,
+found once. Labels draw the unequal classes and read the result; the fit does not see them. One JSON line per run.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ ANCHORS = 400  # samples per step of a classifier stage, at least,
 ANCHORS_PER_CLUSTER = 5  # and at least so many for each cluster of a start, on average
 STEPS = (50, 175)  # steps per epoch of a classifier stage, at least and at most
 HEAD_BATCH = 5000
-SPECTRAL = 200_000  # samples up to which spectral clustering proposes labels too
+SPECTRAL = 100_000  # samples up to which spectral clustering proposes labels too
 
 
 @dataclass
