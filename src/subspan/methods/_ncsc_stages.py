@@ -134,8 +134,8 @@ class ClassifierStage(Phase):
         An earlier stage of several starts. Each classifier learns one of the best labels on which they agree in the
         first epoch, and from then on partners are direct neighbours.
     chosen : Heads, optional
-        Becomes the classifier with the lowest objective at the end; of classifiers that learned from ``starts``, the
-        one with the largest :func:`~subspan.merging.label_information` after any epoch.
+        Becomes the classifier with the lowest objective at the end. If one of them, when it had just learned from
+        ``starts``, held more :func:`~subspan.merging.label_information` than this one does, it becomes that one.
     """
 
     def __init__(
@@ -228,26 +228,30 @@ class ClassifierStage(Phase):
             "start": self.best,
             "live_clusters": live_clusters(log_p[self.best]),
         }
-        if self.targets is not None and self.chosen is not None:
-            record["information"] = self.keep_best(log_p, self.chosen, self.pairs)
+        if self.targets is not None:
+            information = [self.information(one) for one in log_p]
+            record["information"] = information[self.best]
+            if self.chosen is not None and self.epoch == 0:
+                self.chosen.take(self.heads, max(range(len(information)), key=lambda r: information[r]))
         return record
 
-    def keep_best(self, log_p: Tensor, chosen: Heads, pairs: Pairs) -> float:
-        """``chosen`` becomes the classifier whose labels say most about those of neighbours, if it was not yet."""
-        several = torch.cat([log_p, head_scores(chosen, self.setting.codes)]).argmax(dim=2)
-        information = [label_information(labels, pairs, self.heads.n_clusters) for labels in several]
-        best = max(range(len(information)), key=lambda r: information[r])
-        if best < len(log_p):
-            chosen.take(self.heads, best)
-        return information[best]
+    def information(self, log_p: Tensor) -> float:
+        """Mutual information of the labels of a sample and of its neighbour, from scores (n, k)."""
+        assert self.pairs is not None
+        return label_information(log_p.argmax(dim=1), self.pairs, self.heads.n_clusters)
 
     def collapsed(self, record: Record) -> bool:
         k = self.heads.n_clusters
         return k > 1 and self.epoch > 0 and int(record["live_clusters"]) <= max(1, k // 2)
 
     def finish(self) -> None:
-        if self.chosen is not None and self.targets is None:
-            self.chosen.take(self.heads, self.best)
+        if self.chosen is None:
+            return
+        if self.targets is not None:
+            before = self.information(head_scores(self.chosen, self.setting.codes)[0])
+            if self.information(self.scores()[self.best]) < before:
+                return  # training fitted wrong pairs: the best of the first epoch stays
+        self.chosen.take(self.heads, self.best)
 
     def agreement(self, count: int) -> Tensor:
         """Labels (count, n) to learn from: those on which the starts agree, and spectral ones."""
