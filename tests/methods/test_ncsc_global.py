@@ -11,6 +11,7 @@ from subspan import NCSC, evaluate, load
 from subspan.encoders import make_encoder
 from subspan.errors import InvalidInputError
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
+from subspan.methods._ncsc_stages import ClassifierStage, head_scores
 from subspan.multiscale import MultiScaleScattering
 from subspan.self_expression import ClosedFormSelfExpression
 
@@ -159,3 +160,29 @@ def test_positives_come_from_all_samples():
     found = torch.zeros(30, 30, dtype=torch.float64)
     found[pairs.rows(), pairs.partners] = pairs.weights.double()
     torch.testing.assert_close(found, torch.where(dense > 0.3, dense, 0.0), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("loses", [True, False])
+def test_training_that_loses_information_is_not_taken(monkeypatch, loses):
+    """Of the classifiers that have just learned, the second is made to know most; then all know less, or all more."""
+    kept, plain = {}, ClassifierStage.monitor
+    asked = []
+
+    def information(self, log_p):
+        asked.append(log_p)
+        if self.epoch == 0:
+            return 1.0 if len(asked) == 2 else 0.5
+        return 1.0 if torch.equal(log_p, head_scores(self.chosen, self.setting.codes)[0]) else 2.0 - 1.5 * loses
+
+    def monitor(self):
+        asked.clear()
+        record = plain(self)
+        if self.name == "classifier":
+            kept[self.epoch] = (self.heads.out.detach().clone(), self.best)
+        return record
+
+    monkeypatch.setattr(ClassifierStage, "information", information)
+    monkeypatch.setattr(ClassifierStage, "monitor", monitor)
+    model = NCSC(4, **FAST).fit(planted(k=4, n=200)[0])
+    out, best = (kept[0][0], 1) if loses else kept[1]
+    assert torch.equal(model.head_.out, out[best : best + 1])
