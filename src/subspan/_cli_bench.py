@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from subspan import _cli_common as common
+
+if TYPE_CHECKING:
+    from subspan.bench.settings import Cell, Suite
 
 app = typer.Typer(
     help="Run methods on data sets under one protocol, print tables, compare.",
@@ -43,8 +46,6 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells, and stop.")] = False,
 ) -> None:
     """Run the cells of a suite, each in a process of its own; an interrupted run goes on where it stopped."""
-    from dataclasses import replace
-
     from subspan.bench import runner, settings
     from subspan.bench.records import Journal, read_records
     from subspan.errors import InvalidInputError
@@ -53,16 +54,7 @@ def run(
         raise InvalidInputError("There is no results file: add --out results.jsonl, or --dry-run to see the cells.")
     options = runner.Options(jobs, device, tuple(plugin or ()), retry)
     runner.load_plugins(options.plugins)
-    chosen = settings.load_suite(suite)
-    chosen = replace(
-        chosen,
-        time_limit=chosen.time_limit if time_limit is None else time_limit,
-        memory_limit_gb=chosen.memory_limit_gb if memory_limit is None else memory_limit,
-    )
-    rows = settings.choose_rows(chosen, _words(methods))
-    sets = _choose_data([item.name for item in chosen.data], _words(data))
-    cells = settings.cells(chosen, range(seeds or chosen.seeds))
-    cells = [cell for cell in cells if cell.row in rows and cell.data in sets]
+    cells = _select(settings.load_suite(suite), methods, data, seeds, time_limit, memory_limit)
     if dry_run or out is None:
         exists = out is not None and out.is_file()
         finished = {record["key"]: record["status"] for record in read_records(out)} if out and exists else {}
@@ -113,6 +105,30 @@ def compare(
     from subspan.bench.compare import open_side, to_markdown
 
     print(to_markdown(differences(open_side(a), open_side(b)), a, b), end="")
+
+
+def _select(
+    suite: Suite,
+    methods: list[str] | None,
+    data: list[str] | None,
+    seeds: int | None,
+    time_limit: float | None,
+    memory_limit: float | None,
+) -> list[Cell]:
+    """The cells of a suite that were asked for, with the limits that were given."""
+    from dataclasses import replace
+
+    from subspan.bench import settings
+
+    suite = replace(
+        suite,
+        time_limit=suite.time_limit if time_limit is None else time_limit,
+        memory_limit_gb=suite.memory_limit_gb if memory_limit is None else memory_limit,
+    )
+    rows = settings.choose_rows(suite, _words(methods))
+    sets = _choose_data([item.name for item in suite.data], _words(data))
+    cells = settings.cells(suite, range(seeds or suite.seeds))
+    return [cell for cell in cells if cell.row in rows and cell.data in sets]
 
 
 def _words(values: list[str] | None) -> list[str]:

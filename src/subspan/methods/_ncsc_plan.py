@@ -126,23 +126,7 @@ def algorithm_1(
                 rate_c=rates["self_expression"],
             )
         )
-    several = None
-    if "starts" in heads:
-        several = ClassifierStage(
-            setting, heads["starts"], name="starts", epochs=epochs["starts"], rate=rates["starts"]
-        )
-        stages.append(several)
-    stages.append(
-        ClassifierStage(
-            setting,
-            heads["candidates"],
-            name="classifier",
-            epochs=epochs["classifier"],
-            rate=rates["classifier"],
-            starts=several,
-            chosen=heads["head"],
-        )
-    )
+    stages += _classifiers(setting, heads, epochs, rates)
     if trainable or in_batches:
         stages.append(
             CollaborationStage(
@@ -156,6 +140,25 @@ def algorithm_1(
             )
         )
     return stages
+
+
+def _classifiers(
+    setting: Setting, heads: Mapping[str, Heads], epochs: Mapping[str, int], rates: Mapping[str, float]
+) -> list[Phase]:
+    """The starts, if there are several, and the candidates that learn from them."""
+    starts = None
+    if "starts" in heads:
+        starts = ClassifierStage(setting, heads["starts"], name="starts", epochs=epochs["starts"], rate=rates["starts"])
+    candidates = ClassifierStage(
+        setting,
+        heads["candidates"],
+        name="classifier",
+        epochs=epochs["classifier"],
+        rate=rates["classifier"],
+        starts=starts,
+        chosen=heads["head"],
+    )
+    return [candidates] if starts is None else [starts, candidates]
 
 
 def memory_parts(

@@ -229,10 +229,10 @@ class ClassifierStage(Phase):
             "live_clusters": live_clusters(log_p[self.best]),
         }
         if self.targets is not None:
-            information = [self.information(one) for one in log_p]
-            record["information"] = information[self.best]
             if self.chosen is not None and self.epoch == 0:
+                information = [self.information(one) for one in log_p]
                 self.chosen.take(self.heads, max(range(len(information)), key=lambda r: information[r]))
+            record["information"] = self.information(log_p[self.best])
         return record
 
     def information(self, log_p: Tensor) -> float:

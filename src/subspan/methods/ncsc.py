@@ -166,9 +166,10 @@ class NCSC(Clusterer):
     7. *Batches* are made of whole cells of a coarse k-means partition of the codes, redrawn every epoch: in random
        batches of 5000 out of 70,000 most true neighbours are missing. ``batches="random"`` is the plain reading.
     8. *Starts.* A single classifier ends in one of many local optima. Several are trained side by side; the small
-       cells on which they agree are merged to k by the flow of the walk between them, in several ways. As many final
-       classifiers first learn these labels, then Eq. 5, and the one with the lowest objective stays. At most 30
-       positives are kept per sample, and a step draws one of them.
+       cells on which they agree are merged to k by the flow of the walk between them, in several ways. Final
+       classifiers first learn these labels and spectral ones, then Eq. 5; the one with the lowest objective stays, or
+       one that knew more about neighbours before Eq. 5. At most 30 positives are kept per sample, and a step draws one
+       of them.
 
     References
     ----------
@@ -289,14 +290,14 @@ class NCSC(Clusterer):
         if self.verbose:
             scores = ", ".join(f"{other} {score:.4f}" for other, score in self.encoder_scores_.items())
             print(f"encoder {name} has the clearest clusters ({scores})", file=sys.stderr)
-        return fixed_encoders(samples.shape, samples.n)[name]
+        return self._encoder(samples, seed, name)
 
     def _is_open(self, samples: Samples) -> bool:
         images = samples.kind == "image" and min(samples.shape[1:]) >= MIN_SIDE
         return self.encoder == "auto" and self.recipe == "global" and images and not self.encoder_options
 
-    def _encoder(self, samples: Samples, seed: int) -> Encoder:
-        name, options = self.encoder, self.encoder_options or {}
+    def _encoder(self, samples: Samples, seed: int, name: str | None = None) -> Encoder:
+        name, options = name or self.encoder, self.encoder_options or {}
         if name == "auto" and self.recipe == "global" and samples.kind == "image":
             name = "scattering" if min(samples.shape[1:]) >= MIN_SIDE else "identity"
         if name == "scattering":
