@@ -186,3 +186,19 @@ def test_training_that_loses_information_is_not_taken(monkeypatch, loses):
     model = NCSC(4, **FAST).fit(planted(k=4, n=200)[0])
     out, best = (kept[0][0], 1) if loses else kept[1]
     assert torch.equal(model.head_.out, out[best : best + 1])
+
+
+@pytest.mark.parametrize("limit", [0, 10**6])
+def test_spectral_labels_are_one_of_the_proposals_of_small_sets(monkeypatch, limit):
+    """What the starts agree on is made useless, so that only the spectral proposal can be right."""
+    X, y = planted(k=4, n=200)
+    monkeypatch.setattr("subspan.methods._ncsc_stages.SPECTRAL", limit)
+    monkeypatch.setattr(
+        "subspan.methods._ncsc_stages.consensus", lambda log_p, *_, **__: log_p.new_zeros(5, 200).long()
+    )
+    seen = []
+    start = ClassifierStage.start
+    monkeypatch.setattr(ClassifierStage, "start", lambda self: (start(self), seen.append(self.targets)))
+    NCSC(4, **FAST).fit(X)
+    assert seen[-1].shape == (6, 200)
+    assert (evaluate(y, seen[-1][-1].numpy())["acc"] > 0.97) == (limit > 0)
