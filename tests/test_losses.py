@@ -204,6 +204,8 @@ def test_balance_is_log_k_minus_entropy_of_the_mean(seed):
     q = (prior / prior.sum()).numpy()
     assert balance_loss(p.log(), prior).item() == pytest.approx(np.sum(mean * np.log(mean / q)), rel=1e-10)
     assert balance_loss(p.log(), p.mean(dim=0)).item() == pytest.approx(0.0, abs=1e-12)
+    both = balance_loss(torch.stack([p, p]).log(), torch.stack([prior, prior.flip(0)]))  # a prior for each start
+    torch.testing.assert_close(both, torch.stack([balance_loss(p.log(), q) for q in (prior, prior.flip(0))]))
 
 
 def test_balance_of_extremes():

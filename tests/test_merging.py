@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from subspan.merging import (
+    UNEVEN,
+    _merge_by_association,
     _merge_greedily,
     _move,
     _redraw,
@@ -13,10 +15,12 @@ from subspan.merging import (
     cluster_flow,
     consensus,
     group_flow,
+    label_flow,
     label_information,
     merge_clusters,
     merge_losses,
     mutual_information,
+    normalised_association,
 )
 from subspan.pairs import Pairs
 
@@ -33,9 +37,10 @@ def random_flow(m, seed, zeros=False):
     return flow / flow.sum()
 
 
-def brute_information(flow):
+def brute_information(flow, compression=0.0):
+    """I(T; T') - compression H(T), by a double sum."""
     margin_i, margin_j = flow.sum(1), flow.sum(0)
-    total = 0.0
+    total = compression * float(sum(p * p.log() for p in margin_i if p > 0))
     for a in range(len(flow)):
         for b in range(len(flow)):
             if flow[a, b] > 0:
@@ -54,10 +59,12 @@ def joined(flow, a, b):
     return G.T @ flow @ G
 
 
+@pytest.mark.parametrize("compression", [0.0, 0.7])
 @pytest.mark.parametrize(("m", "seed", "zeros"), [(4, 0, False), (7, 1, False), (6, 2, True), (2, 3, False)])
-def test_information_is_the_double_sum(m, seed, zeros):
+def test_information_is_the_double_sum(m, seed, zeros, compression):
     flow = random_flow(m, seed, zeros)
-    assert float(mutual_information(flow)) == pytest.approx(brute_information(flow), abs=1e-12)
+    expected = brute_information(flow, compression)
+    assert float(mutual_information(flow, compression)) == pytest.approx(expected, abs=1e-12)
 
 
 def test_information_of_extremes():
@@ -68,25 +75,29 @@ def test_information_of_extremes():
     assert float(mutual_information(torch.outer(independent, independent))) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("compression", [0.0, 0.7])
 @pytest.mark.parametrize(("m", "seed", "zeros"), [(4, 0, False), (7, 1, False), (6, 2, True), (2, 3, False)])
-def test_loss_of_a_merge_is_the_information_before_minus_after(m, seed, zeros):
+def test_loss_of_a_merge_is_the_information_before_minus_after(m, seed, zeros, compression):
     flow = random_flow(m, seed, zeros)
-    losses = torch.stack([merge_losses(flow, a) for a in range(m)])
+    losses = torch.stack([merge_losses(flow, a, compression) for a in range(m)])
     for a, b in combinations(range(m), 2):
-        expected = brute_information(flow) - brute_information(joined(flow, a, b))
+        expected = brute_information(flow, compression) - brute_information(joined(flow, a, b), compression)
         assert float(losses[a, b]) == pytest.approx(expected, abs=1e-12)
         assert float(losses[b, a]) == pytest.approx(expected, abs=1e-12)
     assert torch.isinf(losses.diagonal()).all()
 
 
-def row_information(rows):
-    """Mutual information of the two sides of a joint distribution that need not be square."""
-    product = rows.sum(1, keepdim=True) * rows.sum(0, keepdim=True)
-    return float(torch.where(rows > 0, rows * (rows / product).log(), 0.0).sum())
+def row_information(rows, compression):
+    """I(row; column) - compression H(row) of a joint distribution that need not be square."""
+    margin = rows.sum(1, keepdim=True)
+    product = margin * rows.sum(0, keepdim=True)
+    information = torch.where(rows > 0, rows * (rows / product).log(), 0.0).sum()
+    return float(information + compression * (margin * margin.log()).sum())
 
 
+@pytest.mark.parametrize("compression", [0.0, 0.7])
 @pytest.mark.parametrize("seed", range(4))
-def test_merges_are_the_greedy_ones(seed):
+def test_merges_are_the_greedy_ones(seed, compression):
     """Step by step the pair of rows that a search over all pairs finds, down to two groups."""
     flow = random_flow(7, seed)
     groups, rows = [{c} for c in range(7)], flow
@@ -95,12 +106,49 @@ def test_merges_are_the_greedy_ones(seed):
         return torch.cat([(rows[a] + rows[b])[None], rows[[c for c in range(len(rows)) if c not in (a, b)]]])
 
     for k in range(6, 1, -1):
-        a, b = max(combinations(range(len(groups)), 2), key=lambda pair: row_information(after(*pair)))
+        a, b = max(combinations(range(len(groups)), 2), key=lambda pair: row_information(after(*pair), compression))
         rows = after(a, b)
         groups = [groups[a] | groups[b], *(g for c, g in enumerate(groups) if c not in (a, b))]
-        found = _merge_greedily(flow, k)
+        found = _merge_greedily(flow, k, compression)
         assert sorted(found.unique().tolist()) == list(range(k))
         assert {frozenset((found == g).nonzero().ravel().tolist()) for g in range(k)} == {frozenset(g) for g in groups}
+
+
+def test_association_of_a_flow_by_hand():
+    """Shares that stay: 6 of 8, 3 of 4, and nothing of an empty cluster, which does not count."""
+    flow = torch.tensor([[6.0, 0.5, 0.0], [0.5, 3.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    assert normalised_association(flow / flow.sum()) == pytest.approx((6 / 6.5 + 3 / 3.5) / 2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_merges_by_association_are_the_greedy_ones(seed):
+    """Step by step the pair that a search over all pairs finds, on flows by an indicator matrix, down to two groups."""
+    flow = random_flow(7, seed)
+    groups = [{c} for c in range(7)]
+
+    def flow_of(groups):
+        G = torch.stack([torch.tensor([float(c in g) for c in range(7)], dtype=flow.dtype) for g in groups])
+        return G @ flow @ G.T
+
+    def after(a, b):
+        return [groups[a] | groups[b], *(g for c, g in enumerate(groups) if c not in (a, b))]
+
+    def kept(groups):
+        F = flow_of(groups)
+        return float((F.diagonal() / F.sum(1)).sum())
+
+    for k in range(6, 1, -1):
+        groups = max((after(a, b) for a, b in combinations(range(len(groups)), 2)), key=kept)
+        found = _merge_by_association(flow, k)
+        assert sorted(found.unique().tolist()) == list(range(k))
+        assert {frozenset((found == g).nonzero().ravel().tolist()) for g in range(k)} == {frozenset(g) for g in groups}
+
+
+def test_association_merges_cells_that_nobody_visits():
+    flow = torch.zeros(6, 6, dtype=torch.float64)
+    flow[:3, :3] = random_flow(3, 0)
+    found = _merge_by_association(flow, 2)
+    assert sorted(found.unique().tolist()) == [0, 1]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -119,28 +167,30 @@ def test_consensus_gives_several_candidates_in_order():
     """Starts that agree on nothing: several labels come back, each different, with falling information."""
     y, log_p = torch.randint(6, (300,), generator=gen(0)), torch.randn(3, 300, 8, generator=gen(1)).log_softmax(2)
     pairs = neighbours(y, 5, 0)
-    found = consensus(log_p, pairs, 4, gen(2), limit=5)
+    found, compression = consensus(log_p, pairs, 4, gen(2), limit=5)
+    assert compression == 0.0
     values = [label_information(labels, pairs, 4) for labels in found]
     assert 1 < len(found) <= 5
     assert values == sorted(values, reverse=True)
     assert len({tuple(labels.tolist()) for labels in found}) == len(found)
 
 
+@pytest.mark.parametrize("compression", [0.0, 0.7])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("k", [2, 3, 5])
-def test_no_single_move_gains_information_after_a_merge(seed, k):
+def test_no_single_move_gains_information_after_a_merge(seed, k, compression):
     """The result is a fixed point of single moves, at least as good as the greedy one, with k groups in use."""
     flow = random_flow(8, seed)
-    group = merge_clusters(flow, k, gen(seed))[0]
+    group = merge_clusters(flow, k, gen(seed), compression)[0]
     assert sorted(group.unique().tolist()) == list(range(k))
-    value = brute_information(group_flow(flow, group, k))
-    assert value >= brute_information(group_flow(flow, _merge_greedily(flow, k), k)) - 1e-12
+    value = brute_information(group_flow(flow, group, k), compression)
+    assert value >= brute_information(group_flow(flow, _merge_greedily(flow, k, compression), k), compression) - 1e-12
     for a in range(8):
         for other in range(k):
             moved = group.clone()
             moved[a] = other
             if len(moved.unique()) == k:
-                assert brute_information(group_flow(flow, moved, k)) <= value + 1e-9
+                assert brute_information(group_flow(flow, moved, k), compression) <= value + 1e-9
 
 
 def test_moves_mend_what_greed_did():
@@ -258,14 +308,14 @@ def test_consensus_mends_what_no_start_has_right():
         labels = torch.where(y == joined_pair[1], joined_pair[0], y)
         starts.append(torch.where((y == split) & half, joined_pair[1], labels))
     log_p = torch.stack([confident(labels, 4) for labels in starts])
-    (found,) = consensus(log_p, neighbours(y, 5, 0), 4, gen(0))
+    (found,) = consensus(log_p, neighbours(y, 5, 0), 4, gen(0)).labels
     assert all(not torch.equal(labels[:, None] == labels, y[:, None] == y) for labels in starts)
     assert torch.equal(found[:, None] == found, y[:, None] == y)
 
 
 def test_consensus_of_one_view_is_that_view():
     y = torch.randint(3, (60,), generator=gen(0))
-    (found,) = consensus(confident(y, 3).expand(2, -1, -1), neighbours(y, 4, 0), 3, gen(0), limit=4)
+    (found,) = consensus(confident(y, 3).expand(2, -1, -1), neighbours(y, 4, 0), 3, gen(0), limit=4).labels
     assert torch.equal(found[:, None] == found, y[:, None] == y)
     assert found.max() < 3
 
@@ -277,3 +327,65 @@ def test_merging_is_decided_by_its_generator():
     assert len(first) > 1
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def chain(sizes, across, seed):
+    """Labels of classes of these sizes, and pairs of which a share ``across`` leads anywhere."""
+    y = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    pairs = neighbours(y, 20, seed)
+    leave = torch.rand(len(pairs.partners), generator=gen(seed)) < across
+    anywhere = torch.randint(len(y), (len(pairs.partners),), generator=gen(seed + 1))
+    return y, Pairs(pairs.offsets, torch.where(leave, anywhere, pairs.partners), pairs.weights)
+
+
+def halved(y, pairs, share):
+    """Class 0 as two halves between which a share of its steps leads, so that halving it looks like two classes."""
+    half = torch.arange(len(y)) % 2
+    rows, big = pairs.rows(), (y == 0).nonzero().ravel()
+    same = torch.rand(len(rows), generator=gen(9)) > share
+    within = (y[rows] == 0) & (y[pairs.partners] == 0) & same & (half[rows] != half[pairs.partners])
+    # the neighbour in the list of class 0 is of the other half
+    partner = big[(torch.searchsorted(big, pairs.partners.clamp_max(int(big[-1]))) + 1) % len(big)]
+    return half, Pairs(pairs.offsets, torch.where(within, partner, pairs.partners), pairs.weights)
+
+
+@pytest.mark.parametrize("compression", [0.0, None])
+def test_sizes_are_unequal_where_that_cuts_far_less(compression):
+    """One class of 1200, five of 60. Information alone halves the large class and joins two small ones."""
+    y, pairs = chain([1200, 60, 60, 60, 60, 60], 0.02, 0)
+    half, pairs = halved(y, pairs, 0.2)
+    cells = torch.where(y == 0, half * 6, y)
+    log_p = confident(cells, 7)[None].expand(2, -1, -1)
+    found, used = consensus(log_p, pairs, 6, gen(0), compression=compression)
+    right = torch.equal(found[0][:, None] == found[0], y[:, None] == y)
+    assert right == (compression is None)
+    assert used == (UNEVEN if compression is None else 0.0)
+
+
+def test_sizes_stay_equal_where_unequal_ones_cut_as_much():
+    """Six classes of 100, one of them in two halves, one of which nobody leaves: no reason to cut it off."""
+    y, pairs = chain([100] * 6, 0.05, 0)
+    half, pairs = halved(y, pairs, 0.3)
+    log_p = confident(torch.where(y == 0, half * 6, y), 7)[None].expand(2, -1, -1)
+    found, used = consensus(log_p, pairs, 6, gen(0), compression=None)
+    assert used == 0.0
+    assert torch.equal(found[0][:, None] == found[0], y[:, None] == y)
+
+
+def test_labels_with_a_group_of_outliers_are_left_out():
+    """Two samples that nobody leaves would be the cheapest group of all."""
+    y, pairs = chain([200, 200, 200, 2], 0.05, 0)
+    alone = y == 3
+    alone_pairs = Pairs(pairs.offsets, torch.where(alone[pairs.rows()], pairs.rows(), pairs.partners), pairs.weights)
+    log_p = confident(y, 4)[None].expand(2, -1, -1)
+    found, _ = consensus(log_p, alone_pairs, 3, gen(0), limit=9, compression=UNEVEN)
+    assert all(int(torch.bincount(labels, minlength=3).min()) >= 20 for labels in found)
+
+
+def test_flow_of_labels_is_that_of_certain_probabilities():
+    y, pairs = chain([20, 10], 0.3, 0)
+    expected = torch.zeros(2, 2, dtype=torch.float64)
+    for i, j, w in zip(pairs.rows(), pairs.partners, pairs.normalised(), strict=True):
+        expected[y[i], y[j]] += w.double()
+    expected = expected + expected.T
+    torch.testing.assert_close(label_flow(y, pairs, 2), expected / expected.sum(), rtol=1e-5, atol=1e-7)

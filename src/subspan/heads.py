@@ -64,6 +64,7 @@ class Heads(nn.Module):
     name: str
     mean: Tensor
     std: Tensor
+    prior: Tensor  # (R, k), the cluster sizes that each start expects
 
     def __init__(self, n_starts: int, code_shape: tuple[int, ...], n_clusters: int, width: int):
         super().__init__()
@@ -71,6 +72,7 @@ class Heads(nn.Module):
         n_codes = math.prod(self.code_shape)
         self.register_buffer("mean", torch.zeros(n_codes))
         self.register_buffer("std", torch.ones(n_codes))
+        self.register_buffer("prior", torch.full((n_starts, n_clusters), 1.0 / n_clusters))
         self.layers = nn.ModuleList()
         self.out = nn.Parameter(torch.zeros(0))
         self.out_bias = nn.Parameter(torch.zeros(n_starts, 1, n_clusters))

@@ -218,7 +218,7 @@ def balance_loss(log_p: Tensor, prior: Tensor | None = None) -> Tensor:
     ----------
     log_p : Tensor of shape (m, k), or (R, m, k) for R starts at once
         Log-softmax scores.
-    prior : Tensor of shape (k,), optional
+    prior : Tensor of shape (k,), or (R, k) with one row per start, optional
         Expected cluster sizes, positive, normalised here; uniform by default.
 
     Returns
@@ -235,9 +235,9 @@ def balance_loss(log_p: Tensor, prior: Tensor | None = None) -> Tensor:
     log_mean = torch.logsumexp(log_p, dim=-2) - math.log(m)  # (..., k)
     if prior is None:
         return (log_mean.exp() * log_mean).sum(dim=-1) + math.log(k)
-    if prior.shape != (k,) or not bool(((prior > 0) & prior.isfinite()).all()):
+    if prior.shape not in ((k,), (*log_p.shape[:-2], k)) or not bool(((prior > 0) & prior.isfinite()).all()):
         raise InvalidInputError(f"prior must hold {k} positive finite numbers, one per cluster.")
-    return (log_mean.exp() * (log_mean - (prior / prior.sum()).log())).sum(dim=-1)
+    return (log_mean.exp() * (log_mean - (prior / prior.sum(dim=-1, keepdim=True)).log())).sum(dim=-1)
 
 
 def _positive(A_s: Tensor, A_c: Tensor, u: float) -> tuple[Tensor, int]:

@@ -260,6 +260,8 @@ def with_entry(value):
         (np.ones((9, 4)), {"epochs": {"subspace": -1}}, "give an integer of at least 0"),
         (np.ones((9, 4)), {"learning_rates": {"starts": -1.0}}, "give a number of at least 0"),
         (np.ones((9, 4)), {"prior": [1.0, 1.0]}, "prior must hold 3 positive numbers"),
+        (np.ones((9, 4)), {"prior": None}, "prior must hold 3 positive numbers.*, or be one of auto"),
+        (np.ones((9, 4)), {"prior": "large"}, "prior is 'large'; choose"),
         (np.ones((9, 4)), {"device": "abacus"}, "device 'abacus' cannot be used here"),
     ],
 )
@@ -278,7 +280,7 @@ def test_prior_moves_the_sizes():
     X = np.random.default_rng(0).normal(size=(300, 10))
     epochs = {"starts": 2, "classifier": 6, "collaboration": 0}
     sizes = {}
-    for name, prior in {"uniform": None, "unequal": [8.0, 1.0, 1.0]}.items():
+    for name, prior in {"uniform": "uniform", "unequal": [8.0, 1.0, 1.0]}.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CollapseWarning)
             model = solver(n_starts=1, prior=prior, balance=4.0, epochs=epochs).fit(X)

@@ -10,6 +10,7 @@ from ncsc_cases import digits, planted
 from subspan import NCSC, evaluate, load
 from subspan.encoders import make_encoder
 from subspan.errors import InvalidInputError
+from subspan.merging import UNEVEN, Consensus, consensus
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
 from subspan.methods._ncsc_stages import ClassifierStage, head_scores
 from subspan.multiscale import MultiScaleScattering
@@ -151,7 +152,7 @@ def test_positives_come_from_all_samples():
     encoder = make_encoder("identity", samples.shape, 3, torch.Generator())
     setting = GlobalSetting(
         samples, encoder, ClosedFormSelfExpression(2.0), torch.device("cpu"), 3, 10, True, (0.0, 0.0), 0.1, 1, False,
-        (1.0, 1.0), None, 1.0, n_neighbors=29, gamma=2.0,
+        (1.0, 1.0), None, 0.0, 1.0, n_neighbors=29, gamma=2.0,
     )  # fmt: skip
     setting.encode_all()
     pairs = setting.positives(0.3, torch.Generator())
@@ -194,7 +195,7 @@ def test_spectral_labels_are_one_of_the_proposals_of_small_sets(monkeypatch, lim
     X, y = planted(k=4, n=200)
     monkeypatch.setattr("subspan.methods._ncsc_stages.SPECTRAL", limit)
     monkeypatch.setattr(
-        "subspan.methods._ncsc_stages.consensus", lambda log_p, *_, **__: log_p.new_zeros(5, 200).long()
+        "subspan.methods._ncsc_stages.consensus", lambda log_p, *_: Consensus(log_p.new_zeros(5, 200).long(), 0.0)
     )
     seen = []
     start = ClassifierStage.start
@@ -202,3 +203,40 @@ def test_spectral_labels_are_one_of_the_proposals_of_small_sets(monkeypatch, lim
     NCSC(4, **FAST).fit(X)
     assert seen[-1].shape == (6, 200)
     assert (evaluate(y, seen[-1][-1].numpy())["acc"] > 0.97) == (limit > 0)
+
+
+@pytest.mark.parametrize(
+    ("prior", "compression", "expected"),
+    [
+        ("auto", 0.0, [0.25] * 4),
+        ("auto", 0.85, [0.7, 0.1, 0.1, 0.1]),
+        ([1.0, 1.0, 1.0, 5.0], 0.85, [0.125] * 3 + [0.625]),
+    ],
+)
+def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, expected):
+    """Those of their labels where these are uneven, those given, or equal ones; the chosen classifier keeps its own."""
+    labels = torch.tensor([0] * 140 + [1] * 20 + [2] * 20 + [3] * 20)
+    asked = []
+
+    def consensus(log_p, pairs, k, gen, limit, compression_asked):
+        asked.append(compression_asked)
+        return Consensus(labels.expand(5, -1), compression)
+
+    monkeypatch.setattr("subspan.methods._ncsc_stages.consensus", consensus)
+    monkeypatch.setattr("subspan.methods._ncsc_stages.SPECTRAL", 0)
+    model = NCSC(4, prior=prior, **FAST).fit(planted(k=4, n=200)[0])
+    torch.testing.assert_close(model.head_.prior, torch.tensor([expected]))
+    assert set(asked) == {None if prior == "auto" else 0.0}
+
+
+@pytest.mark.parametrize(("prior", "compression"), [("uniform", 0.0), ("uneven", UNEVEN)])
+def test_prior_says_whether_sizes_may_differ(monkeypatch, prior, compression):
+    asked = []
+
+    def seen(*arguments):
+        asked.append(arguments[-1])
+        return consensus(*arguments)
+
+    monkeypatch.setattr("subspan.methods._ncsc_stages.consensus", seen)
+    NCSC(3, prior=prior, **FAST).fit(planted(k=3, n=120)[0])
+    assert set(asked) == {compression}

@@ -13,6 +13,7 @@ from subspan._resources import available_bytes
 from subspan.encoders import Encoder, IdentityEncoder
 from subspan.errors import InvalidInputError, ResourceError
 from subspan.heads import Heads
+from subspan.merging import UNEVEN
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, Setting, SubspaceStage
 from subspan.multiscale import make_scattering
@@ -33,6 +34,7 @@ RATES = {
     "classifier": 3e-3,
     "collaboration": 1e-3,  # the head in the last stage
 }
+COMPRESSION = {"auto": None, "uniform": 0.0, "uneven": UNEVEN}  # by prior, see subspan.merging
 MAX_PIXELS = 4096  # numbers per image up to which pixels may be the codes
 CANDIDATES = 6  # ways to merge what the starts agree on that are trained on
 SAMPLES_PER_CLUSTER = 20  # the starts have more than k clusters only with so many samples for each
@@ -77,11 +79,17 @@ def check_parameters(p: Mapping[str, Any]) -> None:
 
 
 def _check_prior(prior: Any, k: int) -> None:
-    if prior is None:
+    if isinstance(prior, str):
+        check_choice("prior", prior, tuple(COMPRESSION))
         return
-    sizes = np.asarray(prior, dtype=float)
+    try:
+        sizes = np.asarray(prior, dtype=float)
+    except (TypeError, ValueError):
+        sizes = np.empty(0)
     if sizes.shape != (k,) or not (np.isfinite(sizes).all() and (sizes > 0).all()):
-        raise InvalidInputError(f"prior must hold {k} positive numbers, one per cluster.")
+        raise InvalidInputError(
+            f"prior must hold {k} positive numbers, one per cluster, or be one of {', '.join(COMPRESSION)}."
+        )
 
 
 def fixed_encoders(shape: tuple[int, ...], n: int) -> dict[str, Encoder]:

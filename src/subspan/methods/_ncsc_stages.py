@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import nll_loss, normalize
+from torch.nn.functional import nll_loss, normalize, one_hot
 
 from subspan._random import generator
 from subspan._validation import Samples, iter_slices
@@ -52,6 +52,7 @@ class Setting:
     cosine: bool
     balance: tuple[float, float]
     prior: Tensor | None
+    compression: float | None
     lambda_cl: float
     fixed_batches: list[Tensor] | None = None  # of a learned C
     codes: Tensor = field(default_factory=lambda: torch.empty(0))  # of all samples, while the encoder rests
@@ -153,12 +154,24 @@ class ClassifierStage(Phase):
         self.setting, self.heads, self.rate, self.starts, self.chosen = setting, heads, rate, starts, chosen
         self.pairs: Pairs | None = None
         self.targets: Tensor | None = None  # labels on which the starts agree, (R, n)
+        self.compression = 0.0  # with which they were found
 
     def start(self) -> None:
         if not len(self.setting.codes):
             self.setting.encode_all()
         if self.starts is not None:
-            self.targets = self.starts.agreement(self.heads.n_starts)
+            self.targets, self.compression = self.starts.agreement(self.heads.n_starts)
+        self._expect_sizes()
+
+    def _expect_sizes(self) -> None:
+        """Sizes that the balance term expects of k clusters: those given, those of uneven targets, else equal ones."""
+        if self.heads.n_clusters != self.setting.n_clusters:
+            return
+        if self.setting.prior is not None:
+            self.heads.prior.copy_(self.setting.prior / self.setting.prior.sum())
+        elif self.targets is not None and self.compression > 0:
+            count = one_hot(self.targets, self.heads.n_clusters).sum(dim=1).clamp_min(1)
+            self.heads.prior.copy_(count / count.sum(dim=1, keepdim=True))
 
     def reset(self, gen: torch.Generator, restart: int) -> None:
         self.heads.reset_parameters(gen)
@@ -191,12 +204,8 @@ class ClassifierStage(Phase):
         terms = {"L_pos": self.setting.pair_loss(log_p_i, log_p_j).sum()}  # Eq. 6, summed over starts
         weight = _anneal(self.setting.balance, progress)
         if weight > 0:
-            terms["balance"] = weight * balance_loss(log_p, self.prior()).sum()
+            terms["balance"] = weight * balance_loss(log_p, self.heads.prior).sum()
         yield terms
-
-    def prior(self) -> Tensor | None:
-        """The expected sizes of k clusters; uniform for starts that have more."""
-        return self.setting.prior if self.heads.n_clusters == self.setting.n_clusters else None
 
     def scores(self) -> Tensor:
         """Log-probabilities of all samples, (R, n, k)."""
@@ -214,7 +223,7 @@ class ClassifierStage(Phase):
             i, j = log_p[:, rows[part]], log_p[:, self.pairs.partners[part]]
             total += (-torch.logsumexp(i + j, dim=-1) * weight[part]).sum(dim=-1)
         active = max(int((self.pairs.counts() > 0).sum()), 1)
-        return total / active + (self.setting.balance[1] or 1.0) * balance_loss(log_p, self.prior())
+        return total / active + (self.setting.balance[1] or 1.0) * balance_loss(log_p, self.heads.prior)
 
     def monitor(self) -> Record:
         assert self.pairs is not None
@@ -236,9 +245,9 @@ class ClassifierStage(Phase):
         return record
 
     def information(self, log_p: Tensor) -> float:
-        """Mutual information of the labels of a sample and of its neighbour, from scores (n, k)."""
+        """Mutual information of the labels of a sample and of its neighbour, from scores (n, k), less compression."""
         assert self.pairs is not None
-        return label_information(log_p.argmax(dim=1), self.pairs, self.heads.n_clusters)
+        return label_information(log_p.argmax(dim=1), self.pairs, self.heads.n_clusters, self.compression)
 
     def collapsed(self, record: Record) -> bool:
         k = self.heads.n_clusters
@@ -253,15 +262,15 @@ class ClassifierStage(Phase):
                 return  # training fitted wrong pairs: the best of the first epoch stays
         self.chosen.take(self.heads, self.best)
 
-    def agreement(self, count: int) -> Tensor:
-        """Labels (count, n) to learn from: those on which the starts agree, and spectral ones."""
+    def agreement(self, count: int) -> tuple[Tensor, float]:
+        """Labels (count, n) to learn from, those on which the starts agree and spectral ones; and the compression."""
         gen, k = generator(0), self.setting.n_clusters
         pairs = self.setting.positives(self.setting.u[1], gen)
-        found = consensus(self.scores(), pairs, k, gen, limit=max(1, count - 1))
+        found, compression = consensus(self.scores(), pairs, k, gen, max(1, count - 1), self.setting.compression)
         if count > 1 and pairs.n <= SPECTRAL:
             labels = torch.from_numpy(spectral_labels(pairs.symmetric(), k, seed=0))
             found = torch.cat([found, labels[None].to(found.device)])
-        return found[torch.arange(count) % len(found)]
+        return found[torch.arange(count) % len(found)], compression
 
 
 class CollaborationStage(Phase):
@@ -319,7 +328,7 @@ class CollaborationStage(Phase):
         if s.balance[1] > 0:
             rest = torch.randint(s.samples.n, (ANCHORS,), generator=gen).to(s.device)
             log_p_rest = self.head(s.codes[rest]).log_softmax(dim=-1)[0]
-            terms["balance"] = s.lambda_cl * s.balance[1] * balance_loss(log_p_rest, s.prior)
+            terms["balance"] = s.lambda_cl * s.balance[1] * balance_loss(log_p_rest, self.head.prior[0])
         yield terms
 
     def monitor(self) -> Record:

@@ -41,6 +41,7 @@ from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
 from subspan.methods._ncsc_plan import (
     AUTO,
     CANDIDATES,
+    COMPRESSION,
     EPOCHS,
     MAX_PIXELS,
     RATES,
@@ -109,8 +110,10 @@ class NCSC(Clusterer):
     balance : float, (float, float) or "auto"
         Weight of ``KL(mean p || prior)`` at the beginning and at the end of stage 2; 0 leaves it out (deviation 5).
         "auto": (4, 1) (paper), (4, 0.5) (global).
-    prior : array-like of shape (k,), optional
-        Expected cluster sizes; uniform by default.
+    prior : {"auto", "uniform", "uneven"} or array-like of shape (k,)
+        Expected cluster sizes: equal; those on which the starts agree when sizes may differ (see
+        :func:`subspan.merging.consensus`); or given ones. "auto": equal, unless uneven ones keep far more pairs
+        together.
     walk : int
         Steps of the random walk to a sample's partner at the beginning of stage 2, shortened to one.
     n_starts : int
@@ -191,7 +194,7 @@ class NCSC(Clusterer):
     l: float = 0.1  # noqa: E741
     affinity: str = "confidence"
     balance: Any = "auto"
-    prior: Any = None
+    prior: Any = "auto"
     walk: int = 6
     n_starts: int = 5
     overcluster: float = 2.0
@@ -253,7 +256,8 @@ class NCSC(Clusterer):
         self.labels_ = scores.argmax(dim=1).cpu().numpy()
 
     def _setting(self, samples: Samples, encoder: Encoder, layer: SelfExpression, fixed) -> Setting:
-        prior = None if self.prior is None else torch.as_tensor(self.prior, dtype=torch.float32, device=self._device)
+        given = not isinstance(self.prior, str)
+        prior = torch.as_tensor(self.prior, dtype=torch.float32, device=self._device) if given else None
         shared: dict[str, Any] = {
             "samples": samples,
             "encoder": encoder,
@@ -268,6 +272,7 @@ class NCSC(Clusterer):
             "cosine": self.affinity == "cosine",
             "balance": check_pair(self._auto("balance")),
             "prior": prior,
+            "compression": 0.0 if given else COMPRESSION[self.prior],
             "lambda_cl": self.lambda_cl,
             "fixed_batches": fixed,
         }
