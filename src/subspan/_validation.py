@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_array
 
+from subspan._batches import is_series, spool
 from subspan.errors import InvalidInputError
 
 CHUNK_ENTRIES = 1 << 18  # entries of X that a streaming pass holds at a time (2 MiB in float64)
@@ -137,7 +138,8 @@ def check_samples(X: Any, *, channel_axis: Literal["auto", 1, -1] = "auto", n_cl
     Parameters
     ----------
     X : array-like of shape (n, p), (n, h, w), (n, h, w, c) or (n, c, h, w)
-        ndarray, memory map, torch tensor, nested lists or a data frame; bool, integer or float entries.
+        ndarray, memory map, torch tensor, nested lists or a data frame; bool, integer or float entries. Or an iterable
+        of batches, arrays or tensors (b, ...): these are written to a temporary file, see :func:`subspan._batches.spool`.
     channel_axis : "auto", 1 or -1
         Where the channels of 4-D data are. "auto" takes the smaller of axis 1 and axis -1 (the last one at a tie).
     n_clusters : int, optional
@@ -151,6 +153,8 @@ def check_samples(X: Any, *, channel_axis: Literal["auto", 1, -1] = "auto", n_cl
     ------
     InvalidInputError
         Wrong number of axes, entries that are not real numbers, NaN or infinite entries, too few samples.
+    ResourceError
+        Batches that do not fit on the disk.
     TypeError
         Sparse input.
     ValueError
@@ -226,6 +230,8 @@ def iter_slices(n: int, size: int) -> Iterator[slice]:
 
 def _as_array(X: Any) -> np.ndarray:
     """X as a numeric ndarray of 2 to 4 axes, without a copy where X is an array or a CPU tensor."""
+    if is_series(X):
+        X = spool(X)
     if isinstance(X, torch.Tensor):
         X = _from_torch(X)
     if isinstance(X, np.ma.MaskedArray):

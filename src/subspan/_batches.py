@@ -1,0 +1,82 @@
+"""Samples that come batch by batch, kept in a temporary file (layer 0)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from subspan.errors import InvalidInputError, ResourceError
+
+ARRAY_LIKE = ("__array__", "__getitem__", "shape")  # what has one of these is data, not a series of batches
+
+
+def is_series(X: Any) -> bool:
+    """Whether X is an iterable of batches: a generator, a DataLoader, but no array, list, frame, set or string."""
+    return (
+        hasattr(X, "__iter__")
+        and not isinstance(X, str | bytes | dict | set | frozenset)
+        and not any(hasattr(X, name) for name in ARRAY_LIKE)
+    )
+
+
+def spool(batches: Iterable[Any]) -> np.ndarray:
+    """All samples of a series of batches as a read-only memory map; one batch is in memory at a time.
+
+    The file is in the folder for temporary files (``TMPDIR``) and vanishes with the last reference to the array.
+
+    Parameters
+    ----------
+    batches : iterable of array-like of shape (b, ...)
+        ndarrays or torch tensors of one dtype that differ in b alone.
+
+    Raises
+    ------
+    InvalidInputError
+        No batch, a batch that is no array, or batches of different sample shapes or types.
+    ResourceError
+        The disk is full.
+    """
+    first: np.ndarray | None = None
+    count = 0
+    with tempfile.TemporaryFile(prefix="subspan-") as file:
+        for number, batch in enumerate(batches):
+            rows = _as_rows(batch, number)
+            first = rows[:1] if first is None else first
+            if rows.shape[1:] != first.shape[1:] or rows.dtype != first.dtype:
+                raise InvalidInputError(
+                    f"batch {number} holds {rows.dtype} samples of shape {rows.shape[1:]}, but the first one "
+                    f"{first.dtype} of shape {first.shape[1:]}: all batches must agree."
+                )
+            _write(file, rows)
+            count += len(rows)
+        if first is None or count == 0:
+            raise InvalidInputError("X yields no samples: an iterator that was used up before gives nothing.")
+        file.flush()
+        return np.memmap(file, dtype=first.dtype, mode="r", shape=(count, *first.shape[1:]))
+
+
+def _as_rows(batch: Any, number: int) -> np.ndarray:
+    if isinstance(batch, torch.Tensor):
+        batch = batch.detach().cpu()
+        batch = (batch.float() if batch.dtype == torch.bfloat16 else batch).numpy()
+    if not isinstance(batch, np.ndarray) or batch.ndim < 2 or batch.dtype.kind not in "biuf":
+        what = f"an array of shape {batch.shape}" if isinstance(batch, np.ndarray) else f"a {type(batch).__name__}"
+        raise InvalidInputError(
+            f"batch {number} of X is {what}: yield numeric arrays or tensors of shape (b, ...), without labels, for "
+            "example (x for x, _ in loader)."
+        )
+    return np.ascontiguousarray(batch)
+
+
+def _write(file: IO[bytes], rows: np.ndarray) -> None:
+    try:
+        file.write(rows.data)
+    except OSError as error:
+        raise ResourceError(
+            f"the batches of X do not fit into {tempfile.gettempdir()} ({error.strerror}): set TMPDIR to a folder on a "
+            "larger disk."
+        ) from error
