@@ -67,3 +67,29 @@ def test_images_are_changed_on_their_own_by_the_generator_alone():
     assert torch.equal(out, augment(x, gen()))
     assert not torch.equal(out, augment(x, gen(2)))
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_mirrored_image_is_the_image_from_right_to_left():
+    x = images(b=64)
+    out = augment(x, gen(), **(STILL | {"flip": True}))
+    mirrored = torch.isclose(out, x.flip(-1), atol=1e-5).flatten(1).all(1)
+    torch.testing.assert_close(out[~mirrored], x[~mirrored], atol=1e-5, rtol=0)
+    assert 16 < int(mirrored.sum()) < 48
+
+
+def test_a_cut_image_shows_a_part_at_the_old_size():
+    """Of an image whose values are its coordinates: a window within the old borders, of at least 1 - crop per side."""
+    h, w = 16, 24
+    y, x = torch.meshgrid((torch.arange(h) + 0.5) / h, (torch.arange(w) + 0.5) / w, indexing="ij")
+    out = augment(torch.stack([y, x]).expand(200, -1, -1, -1).clone(), gen(), **(STILL | {"crop": 0.4}))
+    for axis, side in ((0, h), (1, w)):
+        line = out[:, axis, :, w // 2] if axis == 0 else out[:, axis, h // 2]
+        step = line[:, side // 2 + 2] - line[:, side // 2 - 2]
+        share = step * side / 4  # of the side that is seen; away from the border, where values repeat
+        assert share.min() >= 0.6 - 1e-4
+        assert share.max() <= 1 + 1e-4
+        assert share.max() - share.min() > 0.3
+        centre = line[:, side // 2 - 1 : side // 2 + 1].mean(dim=1)
+        assert (centre - share / 2 > -1e-4).all()
+        assert (centre + share / 2 < 1 + 1e-4).all()
+        assert centre.std() > 0.02

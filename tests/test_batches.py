@@ -7,7 +7,6 @@ import gc
 import tempfile
 
 import numpy as np
-
 import pytest
 import torch
 
@@ -94,7 +93,7 @@ def test_a_full_disk_is_named(monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
-    with pytest.raises(ResourceError, match="do not fit into .*No space left on device.* set TMPDIR"):
+    with pytest.raises(ResourceError, match=r"do not fit into .*No space left on device.* set TMPDIR"):
         spool([np.ones((2, 3))])
 
 

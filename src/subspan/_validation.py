@@ -139,7 +139,7 @@ def check_samples(X: Any, *, channel_axis: Literal["auto", 1, -1] = "auto", n_cl
     ----------
     X : array-like of shape (n, p), (n, h, w), (n, h, w, c) or (n, c, h, w)
         ndarray, memory map, torch tensor, nested lists or a data frame; bool, integer or float entries. Or an iterable
-        of batches, arrays or tensors (b, ...): these are written to a temporary file, see :func:`subspan._batches.spool`.
+        of batches, arrays or tensors (b, ...), which are written to a temporary file: :func:`subspan._batches.spool`.
     channel_axis : "auto", 1 or -1
         Where the channels of 4-D data are. "auto" takes the smaller of axis 1 and axis -1 (the last one at a tie).
     n_clusters : int, optional

@@ -8,6 +8,7 @@ import torch
 from ncsc_cases import digits, planted
 
 from subspan import NCSC, evaluate, load
+from subspan.augment import augment
 from subspan.encoders import make_encoder
 from subspan.errors import InvalidInputError
 from subspan.merging import UNEVEN, Consensus, consensus
@@ -240,3 +241,38 @@ def test_prior_says_whether_sizes_may_differ(monkeypatch, prior, compression):
     monkeypatch.setattr("subspan.methods._ncsc_stages.consensus", seen)
     NCSC(3, prior=prior, **FAST).fit(planted(k=3, n=120)[0])
     assert set(asked) == {compression}
+
+
+def test_classifiers_learn_from_changed_images(monkeypatch):
+    """Each step encodes images that were moved anew; nothing but the given change is made, and bits repeat."""
+    X, seen = digits(200), []
+
+    def moved(x, gen, **options):
+        seen.append((len(x), options))
+        return augment(x, gen, **options)
+
+    monkeypatch.setattr("subspan.methods._ncsc_setting.augment", moved)
+    options = FAST | {"encoder": "scattering", "augmentation": {"shift": 0.1, "flip": True}}
+    first = NCSC(10, **options).fit(X)
+    still = {"rotation": 0.0, "zoom": 0.0, "brightness": 0.0, "crop": 0.0}
+    assert all(given == still | {"shift": 0.1, "flip": True} for _, given in seen)
+    assert {size for size, _ in seen} == {200}
+    assert len(seen) == sum(100 for _ in range(2))  # two stages of two epochs of 50 steps
+    assert np.array_equal(first.predict_proba(X), NCSC(10, **options).fit(X).predict_proba(X))
+    plain = NCSC(10, **(options | {"augmentation": None})).fit(X)
+    assert not np.array_equal(first.predict_proba(X), plain.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    ("X", "augmentation", "words"),
+    [
+        (np.ones((20, 9)), {"shift": 0.1}, "augmentation changes images, but X holds vectors"),
+        (np.ones((20, 8, 8)), {"blur": 1}, "augmentation is .*; give a dict with keys among rotation, shift"),
+        (np.ones((20, 8, 8)), True, "augmentation is True; give a dict"),
+        (np.ones((20, 8, 8)), {"flip": 1}, r"augmentation\['flip'\] is 1; give True or False"),
+        (np.ones((20, 8, 8)), {"crop": 2.0}, r"augmentation\['crop'\] is 2.0; give a number between 0 and 0.99"),
+    ],
+)
+def test_augmentation_that_cannot_be_is_named(X, augmentation, words):
+    with pytest.raises(InvalidInputError, match=words):
+        NCSC(2, augmentation=augmentation, **FAST).fit(X)

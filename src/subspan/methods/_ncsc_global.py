@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from subspan._random import generator
-from subspan.methods._ncsc_stages import Setting
+from subspan.methods._ncsc_setting import Setting
 from subspan.neighbours import GlobalSelfExpression, Neighbours
 from subspan.pairs import Pairs
 from subspan.selection import choose_gamma

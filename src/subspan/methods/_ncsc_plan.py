@@ -15,7 +15,8 @@ from subspan.errors import InvalidInputError, ResourceError
 from subspan.heads import Heads
 from subspan.merging import UNEVEN
 from subspan.methods._ncsc_global import GlobalSetting
-from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, Setting, SubspaceStage
+from subspan.methods._ncsc_setting import UNCHANGED, Setting
+from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, SubspaceStage
 from subspan.multiscale import make_scattering
 from subspan.pretraining import Reconstruction
 from subspan.self_expression import learned_bytes
@@ -76,6 +77,7 @@ def check_parameters(p: Mapping[str, Any]) -> None:
         raise InvalidInputError("epochs['classifier'] is 0, but the classifier gives the labels: give at least 1.")
     check_overrides("learning_rates", p["learning_rates"], RATES)
     _check_prior(p["prior"], p["n_clusters"])
+    _check_augmentation(p["augmentation"])
 
 
 def _check_prior(prior: Any, k: int) -> None:
@@ -90,6 +92,21 @@ def _check_prior(prior: Any, k: int) -> None:
         raise InvalidInputError(
             f"prior must hold {k} positive numbers, one per cluster, or be one of {', '.join(COMPRESSION)}."
         )
+
+
+def _check_augmentation(augmentation: Any) -> None:
+    if augmentation is None:
+        return
+    if not isinstance(augmentation, dict) or set(augmentation) - set(UNCHANGED):
+        raise InvalidInputError(
+            f"augmentation is {augmentation!r}; give a dict with keys among {', '.join(UNCHANGED)}."
+        )
+    for name, value in augmentation.items():
+        if name == "flip":
+            if not isinstance(value, bool):
+                raise InvalidInputError(f"augmentation['flip'] is {value!r}; give True or False.")
+        else:
+            check_number(f"augmentation[{name!r}]", value, 0.0, 180.0 if name == "rotation" else 0.99)
 
 
 def fixed_encoders(shape: tuple[int, ...], n: int) -> dict[str, Encoder]:

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import nll_loss, normalize, one_hot
+from torch.nn.functional import nll_loss, one_hot
 
 from subspan._random import generator
-from subspan._validation import Samples, iter_slices
+from subspan._validation import iter_slices
 from subspan.affinity import classifier_affinity, negative_mask, normalise_scores, subspace_affinity
-from subspan.encoders import Encoder
 from subspan.heads import Heads, live_clusters
-from subspan.losses import L_neg, balance_loss, pair_confidence_loss
+from subspan.losses import L_neg, balance_loss
 from subspan.merging import consensus, label_information
-from subspan.pairs import Pairs, find_positives, local_batches
-from subspan.pretraining import encode
-from subspan.self_expression import SelfExpression
+from subspan.methods._ncsc_setting import Setting
+from subspan.pairs import Pairs
 from subspan.spectral import spectral_labels
 from subspan.training import Phase, Record, settled
 
@@ -33,59 +30,6 @@ ANCHORS_PER_CLUSTER = 5  # and at least so many for each cluster of a start, on 
 STEPS = (50, 175)  # steps per epoch of a classifier stage, at least and at most
 HEAD_BATCH = 5000
 SPECTRAL = 100_000  # samples up to which spectral clustering proposes labels too
-
-
-@dataclass
-class Setting:
-    """What the stages share: data, modules and the resolved parameters of the estimator."""
-
-    samples: Samples
-    encoder: Encoder
-    layer: SelfExpression
-    device: torch.device
-    n_clusters: int
-    batch_size: int
-    local: bool
-    u: tuple[float, float]
-    l: float  # noqa: E741
-    walk: int
-    cosine: bool
-    balance: tuple[float, float]
-    prior: Tensor | None
-    compression: float | None
-    lambda_cl: float
-    fixed_batches: list[Tensor] | None = None  # of a learned C
-    codes: Tensor = field(default_factory=lambda: torch.empty(0))  # of all samples, while the encoder rests
-    center: Tensor = field(default_factory=lambda: torch.empty(0))
-
-    def encode_all(self) -> None:
-        """Refresh the codes of all samples and their mean."""
-        if self.encoder.trainable or not len(self.codes):
-            self.codes = encode(self.samples, self.encoder, self.device)
-            self.center = self.codes.mean(dim=0)
-
-    def positives(self, u: float, gen: torch.Generator) -> Pairs:
-        """Pairs with ``A_s > u`` by self-expression within the batches."""
-        return find_positives(self.normalise(self.codes), self.batches(gen), self.layer, u)
-
-    def normalise(self, z: Tensor) -> Tensor:
-        """Codes as Eq. 9 sees them: centred, of unit length (else shrinking them lowers the loss for free)."""
-        return normalize(z - self.center, dim=1)
-
-    def batches(self, gen: torch.Generator) -> Sequence[Tensor]:
-        """The batches whose self-expression is solved in one epoch."""
-        if self.fixed_batches is not None:
-            return self.fixed_batches
-        if self.local:
-            return local_batches(self.normalise(self.codes), self.batch_size, gen)
-        count = max(1, round(self.samples.n / self.batch_size))
-        return torch.randperm(self.samples.n, generator=gen).tensor_split(count)
-
-    def pair_loss(self, log_p_i: Tensor, log_p_j: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Eq. 6 on given pairs, per start: with Eq. 1's l2-normalised scores if ``cosine``, else without the norm."""
-        if self.cosine:
-            log_p_i, log_p_j = (x - torch.logsumexp(2 * x, dim=-1, keepdim=True) / 2 for x in (log_p_i, log_p_j))
-        return pair_confidence_loss(log_p_i, log_p_j, weight)
 
 
 class SubspaceStage(Phase):
@@ -193,13 +137,14 @@ class ClassifierStage(Phase):
         assert self.pairs is not None
         batch = batch.to(self.setting.device)
         if self.targets is not None and self.epoch == 0:
-            log_p = self.heads(self.setting.codes[batch]).log_softmax(dim=-1)
+            log_p = self.heads(self.setting.changed_codes(batch, gen)).log_softmax(dim=-1)
             targets = self.targets[:, batch].flatten()
             yield {"distillation": nll_loss(log_p.flatten(0, 1), targets) * len(log_p)}
             return
         steps = 1 if self.targets is not None else max(1, math.ceil(self.setting.walk * (1 - progress / 0.9)))
         partner = self.pairs.walk(batch, steps, gen)
-        log_p = self.heads(self.setting.codes[torch.cat([batch, partner])]).log_softmax(dim=-1)
+        z = torch.cat([self.setting.changed_codes(batch, gen), self.setting.codes[partner]])
+        log_p = self.heads(z).log_softmax(dim=-1)
         log_p_i, log_p_j = log_p.chunk(2, dim=1)
         terms = {"L_pos": self.setting.pair_loss(log_p_i, log_p_j).sum()}  # Eq. 6, summed over starts
         weight = _anneal(self.setting.balance, progress)

@@ -35,7 +35,7 @@ from subspan.affinity import classifier_affinity, normalise_scores, subspace_aff
 from subspan.base import Clusterer
 from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.encoders import MIN_SIDE, Encoder, make_encoder
-from subspan.errors import DivergenceError
+from subspan.errors import DivergenceError, InvalidInputError
 from subspan.heads import Heads, build_heads
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
 from subspan.methods._ncsc_plan import (
@@ -53,7 +53,8 @@ from subspan.methods._ncsc_plan import (
     fixed_encoders,
     memory_parts,
 )
-from subspan.methods._ncsc_stages import Setting, head_scores
+from subspan.methods._ncsc_setting import Setting
+from subspan.methods._ncsc_stages import head_scores
 from subspan.multiscale import make_scattering
 from subspan.pairs import MAX_POSITIVES
 from subspan.pretraining import restore_encoder
@@ -114,6 +115,10 @@ class NCSC(Clusterer):
         Expected cluster sizes: equal; those on which the starts agree when sizes may differ (see
         :func:`subspan.merging.consensus`); or given ones. "auto": equal, unless uneven ones keep far more pairs
         together.
+    augmentation : dict, optional
+        Random changes of images that keep what they show, for the samples from which classifiers learn (not their
+        partners): "rotation" in degrees; "shift", "zoom" and "crop" relative to the side; "brightness"; "flip" (bool),
+        see :func:`subspan.augment.augment`. Each step encodes its images anew. None by default.
     walk : int
         Steps of the random walk to a sample's partner at the beginning of stage 2, shortened to one.
     n_starts : int
@@ -195,6 +200,7 @@ class NCSC(Clusterer):
     affinity: str = "confidence"
     balance: Any = "auto"
     prior: Any = "auto"
+    augmentation: dict | None = None
     walk: int = 6
     n_starts: int = 5
     overcluster: float = 2.0
@@ -211,6 +217,8 @@ class NCSC(Clusterer):
 
     def _fit(self, samples: Samples, seed: int) -> None:
         check_n_clusters(self.n_clusters, samples.n)
+        if self.augmentation is not None and samples.kind == "vector":
+            raise InvalidInputError("augmentation changes images, but X holds vectors: give (n, h, w) or leave it out.")
         device = self._device
         encoder = self._choose_encoder(samples, seed).to(device)
         parts = self._memory_parts(samples.n, encoder, encoder.n_codes)
@@ -274,6 +282,7 @@ class NCSC(Clusterer):
             "prior": prior,
             "compression": 0.0 if given else COMPRESSION[self.prior],
             "lambda_cl": self.lambda_cl,
+            "augmentation": self.augmentation,
             "fixed_batches": fixed,
         }
         if self.recipe == "paper":
