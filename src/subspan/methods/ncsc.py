@@ -55,6 +55,7 @@ from subspan.methods._ncsc_plan import (
 )
 from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_stages import head_scores
+from subspan.methods._ncsc_time import expected_seconds, spoken
 from subspan.multiscale import make_scattering
 from subspan.pairs import MAX_POSITIVES
 from subspan.pretraining import restore_encoder
@@ -223,12 +224,6 @@ class NCSC(Clusterer):
         encoder = self._choose_encoder(samples, seed).to(device)
         parts = self._memory_parts(samples.n, encoder, encoder.n_codes)
         check_memory(parts, self.batch_size, samples.n)
-        if self.verbose:
-            print(
-                f"{samples.n} samples of {' x '.join(map(str, samples.shape))}, recipe {self.recipe}, "
-                f"encoder {encoder.name} ({encoder.n_codes} codes), about {sum(parts.values()) / 1e9:.1f} GB",
-                file=sys.stderr,
-            )
         fixed = self._fixed_batches(samples.n, seed)
         setting = self._setting(samples, encoder, self._layer(fixed).to(device), fixed)
         heads = {}
@@ -238,11 +233,19 @@ class NCSC(Clusterer):
         heads["head"] = head = self._heads(encoder, 1, self.n_clusters)
         for part in heads.values():
             part.to(device)
+        epochs = EPOCHS | (self.epochs or {})
+        if self.verbose:
+            print(
+                f"{samples.n} samples of {' x '.join(map(str, samples.shape))}, recipe {self.recipe}, "
+                f"encoder {encoder.name} ({encoder.n_codes} codes), about {sum(parts.values()) / 1e9:.1f} GB and "
+                f"{spoken(expected_seconds(setting, heads, epochs))}",
+                file=sys.stderr,
+            )
         modules: dict[str, nn.Module] = {"encoder": encoder, "layer": setting.layer, **heads}
         stages = algorithm_1(
             setting,
             heads,
-            epochs=EPOCHS | (self.epochs or {}),
+            epochs=epochs,
             rates=RATES | (self.learning_rates or {}),
             tolerance=self.tolerance,
         )

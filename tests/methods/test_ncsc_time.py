@@ -1,0 +1,90 @@
+"""The expected duration of a fit."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from ncsc_cases import digits, planted
+
+from subspan import NCSC
+from subspan.methods import _ncsc_time
+from subspan.methods._ncsc_time import expected_seconds, spoken
+
+
+def expected(monkeypatch, model, X):
+    """What the preflight line says, and the state of the modules before and after the timing."""
+    found = {}
+
+    def wrapped(setting, heads, epochs):
+        modules = torch.nn.ModuleDict({"encoder": setting.encoder, **heads})
+        before = {name: t.clone() for name, t in modules.state_dict().items()}
+        found["seconds"] = expected_seconds(setting, heads, epochs)
+        assert all(torch.equal(t, before[name]) for name, t in modules.state_dict().items())
+        assert all(p.grad is None for p in modules.parameters())
+        return found["seconds"]
+
+    monkeypatch.setattr("subspan.methods.ncsc.expected_seconds", wrapped)
+    began = time.perf_counter()
+    model.set_params(verbose=1).fit(X)
+    return found["seconds"], time.perf_counter() - began
+
+
+@pytest.mark.parametrize(
+    ("options", "images"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"recipe": "paper", "batch_size": 150}, False),
+        ({"recipe": "paper", "encoder": "conv", "batch_size": 150}, True),
+        ({"n_starts": 1, "augmentation": {"shift": 0.1}}, True),
+    ],
+)
+def test_expectation_is_of_the_right_order_and_changes_nothing(monkeypatch, capsys, options, images):
+    X = digits(300) if images else planted(k=4, n=300)[0]
+    epochs = {"autoencoder": 2, "subspace": 1, "starts": 3, "classifier": 3, "collaboration": 1}
+    model = NCSC(4, random_state=0, epochs=epochs, **options)
+    said, took = expected(monkeypatch, model, X)
+    assert took / 10 < said < 10 * took
+    assert f" GB and {spoken(said)}\n" in capsys.readouterr().err
+
+
+def test_labels_do_not_depend_on_the_preflight_line():
+    X = planted(k=4, n=200)[0]
+    options = {"epochs": {"starts": 2, "classifier": 2}, "n_starts": 2, "head_width": 32, "random_state": 0}
+    loud, quiet = (NCSC(4, verbose=v, **options).fit(X).predict_proba(X) for v in (1, 0))
+    assert np.array_equal(loud, quiet)
+
+
+def test_each_part_is_multiplied_as_often_as_it_is_done(monkeypatch):
+    """With every part timed as one second: what is expected is a count."""
+    seen = {}
+
+    def counted(setting, heads, epochs):
+        for name in ("_encoding", "_reconstruction", "_classifier", "_search", "_self_expression"):
+            monkeypatch.setattr(_ncsc_time, name, lambda *_: 0.0)
+        for name in ("_encoding", "_reconstruction", "_classifier", "_search", "_self_expression"):
+            with monkeypatch.context() as patch:
+                patch.setattr(_ncsc_time, name, lambda *_: 1.0)
+                seen[name] = expected_seconds(setting, heads, epochs)
+        return 0.0
+
+    monkeypatch.setattr("subspan.methods.ncsc.expected_seconds", counted)
+    epochs = {"autoencoder": 2, "subspace": 0, "starts": 2, "classifier": 3, "collaboration": 1}
+    options = {"epochs": epochs, "batch_size": 50, "random_state": 0, "verbose": 1, "encoder": "conv", "n_starts": 2}
+    X = digits(200)
+    NCSC(4, recipe="paper", **options).fit(X)
+    steps = 2 * 50 * 256  # samples of pre-training: at least 50 steps of 256 per epoch
+    parts = {"_encoding": 400, "_reconstruction": steps, "_classifier": 5, "_search": 0, "_self_expression": 4 * 9}
+    assert seen == parts
+    NCSC(4, **options).fit(X)
+    assert seen == parts | {"_search": 1, "_self_expression": 0}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.01, "1 s"), (42.3, "42 s"), (89, "89 s"), (150, "2 min"), (7200, "120 min")]
+)
+def test_durations_in_words(seconds, words):
+    assert spoken(seconds) == words
