@@ -10,6 +10,7 @@ from ncsc_cases import SMALL, STAGES, digits, planted
 from subspan import NCSC
 from subspan.methods import ncsc as module
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, find_pairs
+from subspan.pairs import MAX_POSITIVES
 from subspan.self_expression import closed_form_coefficients
 
 
@@ -95,7 +96,7 @@ def test_pairs_selected_by_the_last_stage_are_counted_anew_in_each_epoch(monkeyp
             next(iter(phase.losses(batch, gen, 0.0)))
         record = phase.monitor()
         pairs = sum(len(index) * (len(index) - 1) for _, index in batches) / len(X)
-        assert record["positives_per_sample"] == pytest.approx(pairs, rel=0.01)
+        assert record["positives_per_sample"] == pytest.approx(min(pairs, MAX_POSITIVES), rel=0.01)
         assert record["negatives_per_sample"] == pytest.approx(pairs, rel=0.2)
 
 
@@ -145,10 +146,13 @@ def test_terms_of_eq9_are_its_three_parts_per_sample(monkeypatch):
 
 def test_pairs_of_a_batch_give_every_sample_one_vote():
     A_s = torch.tensor([[1.0, 0.9, 0.6], [0.95, 1.0, 0.1], [0.2, 0.3, 1.0]], requires_grad=True)
-    i, j, weight = find_pairs(A_s, 0.5)
+    i, j, weight = find_pairs(A_s, 0.5, 9)
     assert list(zip(i.tolist(), j.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 0)]
     torch.testing.assert_close(weight, torch.tensor([0.9 / 1.5, 0.6 / 1.5, 1.0]))
     assert not weight.requires_grad
+    i, j, weight = find_pairs(A_s, 0.0, 1)  # however low the threshold, so many of a sample at most
+    assert list(zip(i.tolist(), j.tolist(), strict=True)) == [(0, 1), (1, 0), (2, 1)]
+    torch.testing.assert_close(weight, torch.ones(3))
 
 
 def test_stages_follow_algorithm_1(monkeypatch):

@@ -40,6 +40,9 @@ class GlobalSetting(Setting):
             self.found = {u: cast(Neighbours, self.neighbours).pairs(u)}
         return self.found[u]
 
+    def most_pairs(self) -> int:
+        return self.n_neighbors
+
     def search(self) -> None:
         """Find the neighbours of all samples for the present codes, and gamma if it is still open."""
         Z = self.normalise(self.codes)

@@ -14,7 +14,7 @@ from subspan._validation import Samples
 from subspan.augment import augment
 from subspan.encoders import Encoder
 from subspan.losses import pair_confidence_loss
-from subspan.pairs import Pairs, find_positives, local_batches
+from subspan.pairs import MAX_POSITIVES, Pairs, find_positives, local_batches
 from subspan.pretraining import encode
 from subspan.self_expression import SelfExpression
 
@@ -62,6 +62,10 @@ class Setting:
     def positives(self, u: float, gen: torch.Generator) -> Pairs:
         """Pairs with ``A_s > u`` by self-expression within the batches."""
         return find_positives(self.normalise(self.codes), self.batches(gen), self.layer, u)
+
+    def most_pairs(self) -> int:
+        """Positive pairs of a sample at most."""
+        return MAX_POSITIVES
 
     def normalise(self, z: Tensor) -> Tensor:
         """Codes as Eq. 9 sees them: centred, of unit length (else shrinking them lowers the loss for free)."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import nll_loss, one_hot
+from torch.nn.functional import nll_loss
 
 from subspan._random import generator
 from subspan._validation import iter_slices
@@ -114,7 +114,8 @@ class ClassifierStage(Phase):
         if self.setting.prior is not None:
             self.heads.prior.copy_(self.setting.prior / self.setting.prior.sum())
         elif self.targets is not None and self.compression > 0:
-            count = one_hot(self.targets, self.heads.n_clusters).sum(dim=1).clamp_min(1)
+            k = self.heads.n_clusters
+            count = torch.stack([torch.bincount(labels, minlength=k) for labels in self.targets]).clamp_min(1)
             self.heads.prior.copy_(count / count.sum(dim=1, keepdim=True))
 
     def reset(self, gen: torch.Generator, restart: int) -> None:
@@ -263,7 +264,7 @@ class CollaborationStage(Phase):
         terms = eq9_terms(s, x, z, Z, number)  # Eq. 9
         A_s = subspace_affinity(s.layer.coefficients(Z, number))  # Eq. 4
         log_p = self.head(z).log_softmax(dim=-1)[0]
-        i, j, weight = find_pairs(A_s, s.u[1])
+        i, j, weight = find_pairs(A_s, s.u[1], s.most_pairs())
         # index_select, not indexing: the gradient of the latter is summed by threads in any order
         log_p_i, log_p_j = log_p.index_select(0, i), log_p.index_select(0, j)
         terms["L_pos"] = s.lambda_cl * s.pair_loss(log_p_i, log_p_j, weight)  # Eq. 6
@@ -308,12 +309,12 @@ def eq9_terms(setting: Setting, x: Tensor, z: Tensor, Z: Tensor, number: int) ->
     return terms
 
 
-def find_pairs(A_s: Tensor, u: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Positive pairs of one batch with weights that give every sample the same say."""
+def find_pairs(A_s: Tensor, u: float, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Positive pairs of one batch, at most ``limit`` of a sample, with weights that give every sample the same say."""
     with torch.no_grad():
-        top = A_s.detach().clone().fill_diagonal_(0.0)
-        i, j = (top > u).nonzero(as_tuple=True)
-        weight = top[i, j]
+        top, partner = A_s.detach().clone().fill_diagonal_(0.0).topk(min(limit, len(A_s) - 1), dim=1)
+        i, column = (top > u).nonzero(as_tuple=True)
+        weight, j = top[i, column], partner[i, column]
         return i, j, weight / weight.new_zeros(len(A_s)).index_add_(0, i, weight)[i]
 
 
