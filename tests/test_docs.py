@@ -13,7 +13,7 @@ from typer.main import get_command
 
 import subspan
 from subspan.cli import app
-from subspan.methods import ncsc
+from subspan.methods import _ncsc_plan
 from test_paper_map import find
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,7 +92,7 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch, capsys) -> 
     digits = sklearn.datasets.load_digits()
     digits.images, digits.target = digits.images[:200], digits.target[:200]
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: digits)
-    monkeypatch.setattr(ncsc, "EPOCHS", dict.fromkeys(ncsc.EPOCHS, 1))
+    monkeypatch.setattr(_ncsc_plan, "EPOCHS", dict.fromkeys(_ncsc_plan.EPOCHS, 1))
     monkeypatch.chdir(tmp_path)
     scope: dict = {}
     exec(compile(code, "README.md", "exec"), scope)

@@ -7,6 +7,7 @@ import torch
 
 from subspan.merging import (
     UNEVEN,
+    _are_groups,
     _merge_by_association,
     _merge_greedily,
     _move,
@@ -351,8 +352,8 @@ def halved(y, pairs, share):
 
 @pytest.mark.parametrize("compression", [0.0, None])
 def test_sizes_are_unequal_where_that_cuts_far_less(compression):
-    """One class of 1200, five of 60. Information alone halves the large class and joins two small ones."""
-    y, pairs = chain([1200, 60, 60, 60, 60, 60], 0.02, 0)
+    """One class of 300, five of 60. Information alone halves the large class and joins two small ones."""
+    y, pairs = chain([300, 60, 60, 60, 60, 60], 0.02, 0)
     half, pairs = halved(y, pairs, 0.2)
     cells = torch.where(y == 0, half * 6, y)
     log_p = confident(cells, 7)[None].expand(2, -1, -1)
@@ -380,6 +381,32 @@ def test_labels_with_a_group_of_outliers_are_left_out():
     log_p = confident(y, 4)[None].expand(2, -1, -1)
     found, _ = consensus(log_p, alone_pairs, 3, gen(0), limit=9, compression=UNEVEN)
     assert all(int(torch.bincount(labels, minlength=3).min()) >= 20 for labels in found)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "good"),
+    [
+        ([100] * 4, True),
+        ([400, 200, 100, 50], True),
+        ([391, 3, 3, 3], False),
+        ([300, 60, 30, 10], False),
+        ([200, 200, 0], False),
+    ],
+)
+def test_what_counts_as_k_groups(sizes, good):
+    """No group below a tenth of an equal share, and an effective number of groups of at least 0.7 k."""
+    assert _are_groups(torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), len(sizes)) == good
+
+
+def test_sizes_stay_equal_where_unequal_ones_are_no_groups(monkeypatch):
+    y, pairs = chain([300, 60, 60, 60, 60, 60], 0.02, 0)
+    half, pairs = halved(y, pairs, 0.2)
+    log_p = confident(torch.where(y == 0, half * 6, y), 7)[None].expand(2, -1, -1)
+    plain = consensus(log_p, pairs, 6, gen(0))
+    monkeypatch.setattr("subspan.merging.EFFECTIVE", 0.9)
+    found, used = consensus(log_p, pairs, 6, gen(0), compression=None)
+    assert used == 0.0
+    assert torch.equal(found, plain.labels)
 
 
 def test_flow_of_labels_is_that_of_certain_probabilities():

@@ -31,7 +31,8 @@ SWEEPS = 30
 BLOCK = 20_000  # samples whose arrivals are held at once
 TRIED, UNEVEN = 0.5, 0.85  # compression that is tried against none, and the one that is used if it does better:
 CUT = 0.8  # if the normalised cut of its groups is below this share of the other
-SMALLEST = 0.1  # of an equal share: smaller groups are outliers, and labels that have some are left out
+SMALLEST = 0.1  # of an equal share: smaller groups are outliers, and labels that have some are left out,
+EFFECTIVE = 0.7  # as are labels whose effective number of groups, exp(H), is below this share of k
 
 
 class Consensus(NamedTuple):
@@ -58,7 +59,8 @@ def consensus(
     limit : int
     compression : float, optional
         Weight of the entropy of the groups. None: zero, unless the best groups with 1/2 have a normalised cut (mean
-        share of a group's steps that leave it) of less than 0.8 of that of the best ones with zero; then 0.85.
+        share of a group's steps that leave it) of less than 0.8 of that of the best ones with zero; then 0.85, if
+        that gives k groups that are no outliers.
 
     Returns
     -------
@@ -75,7 +77,9 @@ def consensus(
         tried = _join(cells, pairs, k, gen, TRIED)
         cuts = [1 - normalised_association(label_flow(labels[0], pairs, k)) for labels in (found, tried)]
         if cuts[1] < CUT * cuts[0]:
-            found, compression = _join(cells, pairs, k, gen, UNEVEN), UNEVEN
+            uneven = _join(cells, pairs, k, gen, UNEVEN)
+            if _are_groups(uneven[0], k):
+                found, compression = uneven, UNEVEN
     return Consensus(found[:limit], compression or 0.0)
 
 
@@ -88,9 +92,15 @@ def _join(cells: list[tuple[Tensor, Tensor]], pairs: Pairs, k: int, gen: torch.G
             if not any(torch.equal(labels, other) for _, other in found):
                 found.append((label_information(labels, pairs, k, compression), labels))
     found.sort(key=lambda entry: -entry[0])
-    least = SMALLEST * len(found[0][1]) / k if compression > 0 else 0.0
-    large = [labels for _, labels in found if torch.bincount(labels, minlength=k).min() >= least]
-    return torch.stack(large or [labels for _, labels in found])
+    good = [labels for _, labels in found if compression == 0 or _are_groups(labels, k)]
+    return torch.stack(good or [labels for _, labels in found])
+
+
+def _are_groups(labels: Tensor, k: int) -> bool:
+    """Whether labels (n,) make k groups, and not fewer with a few outliers."""
+    share = torch.bincount(labels, minlength=k) / len(labels)
+    effective = float((-xlogy(share, share).sum()).exp())
+    return bool(share.min() >= SMALLEST / k) and effective >= EFFECTIVE * k
 
 
 def label_information(labels: Tensor, pairs: Pairs, k: int, compression: float = 0.0) -> float:

@@ -276,3 +276,13 @@ def test_classifiers_learn_from_changed_images(monkeypatch):
 def test_augmentation_that_cannot_be_is_named(X, augmentation, words):
     with pytest.raises(InvalidInputError, match=words):
         NCSC(2, augmentation=augmentation, **FAST).fit(X)
+
+
+def test_trained_codes_are_not_refined_unless_asked():
+    options = FAST | {"encoder": "mlp"}
+    X = planted(k=3, n=120)[0]
+    model = NCSC(3, **(options | {"epochs": FAST["epochs"] | {"autoencoder": 1}})).fit(X)
+    assert {record["phase"] for record in model.history_} == {"autoencoder", "starts", "classifier"}
+    epochs = FAST["epochs"] | {"autoencoder": 1, "collaboration": 1}
+    model = NCSC(3, **(options | {"epochs": epochs})).fit(X)
+    assert model.history_[-1]["phase"] == "collaboration"

@@ -47,6 +47,12 @@ def automatic(recipe: str, name: str, value: Any) -> Any:
     return AUTO[recipe][name] if isinstance(value, str) and value == "auto" else value
 
 
+def resolve_epochs(recipe: str, epochs: Mapping[str, int] | None) -> dict[str, int]:
+    """Epochs of every stage. The global recipe leaves the last stage out unless it is asked for (see docs/log.md)."""
+    joint = {"collaboration": 0} if recipe == "global" else {}
+    return EPOCHS | joint | dict(epochs or {})
+
+
 def check_parameters(p: Mapping[str, Any]) -> None:
     """Check the parameters of the estimator, by name, that have no other check.
 

@@ -42,7 +42,6 @@ from subspan.methods._ncsc_plan import (
     AUTO,
     CANDIDATES,
     COMPRESSION,
-    EPOCHS,
     MAX_PIXELS,
     RATES,
     SAMPLES_PER_CLUSTER,
@@ -52,6 +51,7 @@ from subspan.methods._ncsc_plan import (
     check_parameters,
     fixed_encoders,
     memory_parts,
+    resolve_epochs,
 )
 from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_stages import head_scores
@@ -130,7 +130,7 @@ class NCSC(Clusterer):
         Weight of Omega in Eq. 8.
     epochs : dict, optional
         Overrides of the epochs of "autoencoder" (30), "subspace" (1), "starts" (8), "classifier" (6) and
-        "collaboration" (3).
+        "collaboration" (3; 0 in the global recipe, where it made trained codes worse).
     learning_rates : dict, optional
         Overrides of "autoencoder" (1e-3), "encoder" (1e-5, after pre-training), "self_expression" (1e-3),
         "starts" (3e-3), "classifier" (3e-3), "collaboration" (1e-3, the head).
@@ -233,7 +233,7 @@ class NCSC(Clusterer):
         heads["head"] = head = self._heads(encoder, 1, self.n_clusters)
         for part in heads.values():
             part.to(device)
-        epochs = EPOCHS | (self.epochs or {})
+        epochs = resolve_epochs(self.recipe, self.epochs)
         if self.verbose:
             print(
                 f"{samples.n} samples of {' x '.join(map(str, samples.shape))}, recipe {self.recipe}, "
@@ -365,7 +365,7 @@ class NCSC(Clusterer):
             n_codes,
             neighbours=0 if paper else self._n_neighbors(n),
             batch_size=self.batch_size,
-            joint=(paper or encoder.trainable) and (EPOCHS | (self.epochs or {}))["collaboration"] > 0,
+            joint=(paper or encoder.trainable) and resolve_epochs(self.recipe, self.epochs)["collaboration"] > 0,
             learned=self.self_expression == "parameter",
         )
 
