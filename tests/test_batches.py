@@ -69,6 +69,7 @@ def test_a_data_loader_is_a_series_and_data_are_not():
         ([(np.ones((2, 3)), np.ones(2))], "batch 0 of X is a tuple: yield .* without labels"),
         ([np.ones(3)], r"batch 0 of X is an array of shape \(3,\)"),
         ([np.array([["a"]])], "batch 0 of X is an array"),
+        ([np.ma.masked_less(np.arange(6.0).reshape(2, 3), 2)], "batch 0 of X is a MaskedArray"),
     ],
 )
 def test_what_is_no_series_of_batches_is_named(batches, words):
@@ -95,6 +96,45 @@ def test_a_full_disk_is_named(monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
     with pytest.raises(ResourceError, match=r"do not fit into .*No space left on device.* set TMPDIR"):
         spool([np.ones((2, 3))])
+
+
+def test_a_disk_that_is_full_at_the_last_bytes_is_named(monkeypatch):
+    """A small batch would fit into a buffer, and closing the file would fail once more."""
+
+    def full(*, prefix, buffering=-1):
+        return open("/dev/full", "wb", buffering=buffering)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(ResourceError, match="No space left on device"):
+        spool([np.ones((2, 3))])
+
+
+def test_a_file_that_takes_a_few_bytes_at_a_time_gets_all(monkeypatch):
+    class Slow:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            return self.file.write(data[:7])
+
+    plain = tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Slow(plain(**options)))
+    X = RNG.random((5, 3))
+    assert np.array_equal(spool([X[:2], X[2:]]), X)
+
+
+def test_a_sparse_batch_is_named():
+    with pytest.raises(TypeError, match="Sparse data was passed"):
+        spool([torch.eye(3).to_sparse()])
 
 
 def test_the_file_vanishes_with_the_array(monkeypatch, tmp_path):

@@ -42,7 +42,8 @@ def spool(batches: Iterable[Any]) -> np.ndarray:
     """
     first: np.ndarray | None = None
     count = 0
-    with tempfile.TemporaryFile(prefix="subspan-") as file:
+    # without a buffer: what did not fit would be written again when the file is closed, and fail again there
+    with tempfile.TemporaryFile(prefix="subspan-", buffering=0) as file:
         for number, batch in enumerate(batches):
             rows = _as_rows(batch, number)
             first = rows[:1] if first is None else first
@@ -55,16 +56,29 @@ def spool(batches: Iterable[Any]) -> np.ndarray:
             count += len(rows)
         if first is None or count == 0:
             raise InvalidInputError("X yields no samples: an iterator that was used up before gives nothing.")
-        file.flush()
         return np.memmap(file, dtype=first.dtype, mode="r", shape=(count, *first.shape[1:]))
+
+
+def from_torch(X: torch.Tensor) -> np.ndarray:
+    """The same numbers as an ndarray, without a copy where they are on the CPU.
+
+    Raises
+    ------
+    TypeError
+        Sparse tensor.
+    """
+    if X.layout != torch.strided:
+        raise TypeError("Sparse data was passed, but dense data is required. Use X.to_dense() to convert it.")
+    X = X.detach().cpu()
+    return (X.float() if X.dtype == torch.bfloat16 else X).resolve_conj().resolve_neg().numpy()
 
 
 def _as_rows(batch: Any, number: int) -> np.ndarray:
     if isinstance(batch, torch.Tensor):
-        batch = batch.detach().cpu()
-        batch = (batch.float() if batch.dtype == torch.bfloat16 else batch).numpy()
-    if not isinstance(batch, np.ndarray) or batch.ndim < 2 or batch.dtype.kind not in "biuf":
-        what = f"an array of shape {batch.shape}" if isinstance(batch, np.ndarray) else f"a {type(batch).__name__}"
+        batch = from_torch(batch)
+    plain = isinstance(batch, np.ndarray) and not isinstance(batch, np.ma.MaskedArray)
+    if not plain or batch.ndim < 2 or batch.dtype.kind not in "biuf":
+        what = f"an array of shape {batch.shape}" if plain else f"a {type(batch).__name__}"
         raise InvalidInputError(
             f"batch {number} of X is {what}: yield numeric arrays or tensors of shape (b, ...), without labels, for "
             "example (x for x, _ in loader)."
@@ -74,7 +88,9 @@ def _as_rows(batch: Any, number: int) -> np.ndarray:
 
 def _write(file: IO[bytes], rows: np.ndarray) -> None:
     try:
-        file.write(rows.data)
+        rest = rows.reshape(-1).view(np.uint8).data
+        while len(rest):  # a file without a buffer may take a part
+            rest = rest[file.write(rest) :]
     except OSError as error:
         raise ResourceError(
             f"the batches of X do not fit into {tempfile.gettempdir()} ({error.strerror}): set TMPDIR to a folder on a "

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_array
 
-from subspan._batches import is_series, spool
+from subspan._batches import from_torch, is_series, spool
 from subspan.errors import InvalidInputError
 
 CHUNK_ENTRIES = 1 << 18  # entries of X that a streaming pass holds at a time (2 MiB in float64)
@@ -233,7 +233,7 @@ def _as_array(X: Any) -> np.ndarray:
     if is_series(X):
         X = spool(X)
     if isinstance(X, torch.Tensor):
-        X = _from_torch(X)
+        X = from_torch(X)
     if isinstance(X, np.ma.MaskedArray):
         raise InvalidInputError("X is a masked array: fill or drop the masked entries first.")
     if isinstance(X, np.ndarray):
@@ -255,13 +255,6 @@ def _as_array(X: Any) -> np.ndarray:
     if array.dtype.kind not in "biuf":
         raise InvalidInputError(f"X has entries of type {array.dtype}: convert it to integers or floats.")
     return np.asarray(array)
-
-
-def _from_torch(X: torch.Tensor) -> np.ndarray:
-    if X.layout != torch.strided:
-        raise TypeError("Sparse data was passed, but dense data is required. Use X.to_dense() to convert it.")
-    X = X.detach().cpu()
-    return (X.float() if X.dtype == torch.bfloat16 else X).resolve_conj().resolve_neg().numpy()
 
 
 def _from_lists(X: list | tuple) -> np.ndarray:
