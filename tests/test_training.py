@@ -116,6 +116,13 @@ def test_every_sample_is_seen_equally_often_in_batches_of_nearly_one_size(n, siz
     assert batches[0].tolist() != sorted(batches[0].tolist())
 
 
+@pytest.mark.parametrize("most", [None, 2, 50])
+@pytest.mark.parametrize(("n", "size", "least"), [(24, 8, 1), (24, 8, 10), (25, 8, 1), (5, 9, 4), (1000, 7, 1)])
+def test_steps_are_the_number_of_batches(n, size, least, most):
+    phase = Phase("p", 1, size, least, most)
+    assert phase.steps(n) == len(phase.batches(n, torch.Generator().manual_seed(0)))
+
+
 def test_group_rates_are_left_as_given(monkeypatch):
     """The factor of the phase may not pile up: rates are the given ones again after every step."""
     module, made, used, left = Two(), [], [], []

@@ -83,10 +83,19 @@ class Phase:
 
     def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Any]:
         """The batches of one epoch as index tensors: shuffled, of nearly equal sizes, all samples if steps allow."""
-        count = max(1, round(n_samples / self.batch_size))
-        passes = -(-self.min_steps // count)
+        count, passes = self._layout(n_samples)
         orders = [torch.randperm(n_samples, generator=gen) for _ in range(passes)]
         return [batch for order in orders for batch in order.tensor_split(count)][: self.max_steps]
+
+    def steps(self, n_samples: int) -> int:
+        """Number of :meth:`batches` of one epoch."""
+        count, passes = self._layout(n_samples)
+        return min(count * passes, self.max_steps or count * passes)
+
+    def _layout(self, n_samples: int) -> tuple[int, int]:
+        """Batches of one pass over the samples, and passes of one epoch."""
+        count = max(1, round(n_samples / self.batch_size))
+        return count, -(-self.min_steps // count)
 
     def losses(self, batch: Any, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor] | Step]:
         """Yield one dict of named loss terms (to be summed and minimised) per optimiser step on this batch.

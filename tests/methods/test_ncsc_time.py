@@ -11,6 +11,7 @@ from ncsc_cases import digits, planted
 
 from subspan import NCSC
 from subspan.methods import _ncsc_time
+from subspan.methods._ncsc_stages import ClassifierStage
 from subspan.methods._ncsc_time import expected_seconds, spoken
 
 
@@ -18,10 +19,11 @@ def expected(monkeypatch, model, X):
     """What the preflight line says, and the state of the modules before and after the timing."""
     found = {}
 
-    def wrapped(setting, heads, epochs):
+    def wrapped(setting, stages):
+        heads = {stage.name: stage.heads for stage in stages if isinstance(stage, ClassifierStage)}
         modules = torch.nn.ModuleDict({"encoder": setting.encoder, **heads})
         before = {name: t.clone() for name, t in modules.state_dict().items()}
-        found["seconds"] = expected_seconds(setting, heads, epochs)
+        found["seconds"] = expected_seconds(setting, stages)
         assert all(torch.equal(t, before[name]) for name, t in modules.state_dict().items())
         assert all(p.grad is None for p in modules.parameters())
         return found["seconds"]
@@ -62,13 +64,13 @@ def test_each_part_is_multiplied_as_often_as_it_is_done(monkeypatch):
     """With every part timed as one second: what is expected is a count."""
     seen = {}
 
-    def counted(setting, heads, epochs):
+    def counted(setting, stages):
         for name in ("_encoding", "_reconstruction", "_classifier", "_search", "_self_expression"):
             monkeypatch.setattr(_ncsc_time, name, lambda *_: 0.0)
         for name in ("_encoding", "_reconstruction", "_classifier", "_search", "_self_expression"):
             with monkeypatch.context() as patch:
                 patch.setattr(_ncsc_time, name, lambda *_: 1.0)
-                seen[name] = expected_seconds(setting, heads, epochs)
+                seen[name] = expected_seconds(setting, stages)
         return 0.0
 
     monkeypatch.setattr("subspan.methods.ncsc.expected_seconds", counted)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
 from subspan._random import generator
-from subspan.heads import Heads
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_setting import Setting
-from subspan.methods._ncsc_stages import ANCHORS, ANCHORS_PER_CLUSTER, STEPS
+from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage
 from subspan.multiscale import MultiScaleScattering
 from subspan.neighbours import EXACT
+from subspan.pretraining import Reconstruction
 from subspan.scattering import ScatteringEncoder
 from subspan.self_expression import ClosedFormSelfExpression
+from subspan.training import Phase
 
 SOME = 256  # samples that are timed
 BATCH = 1000  # of self-expression that is timed
@@ -26,28 +27,29 @@ INVERTED = 0.05  # share of the products that an inverted file looks at, with wh
 JOINT = 4.0  # a step of Eq. 8 compared with the solution for C alone
 
 
-def expected_seconds(setting: Setting, heads: Mapping[str, Heads], epochs: Mapping[str, int]) -> float:
+def expected_seconds(setting: Setting, stages: Iterable[Phase]) -> float:
     """Expected duration of ``fit`` in seconds, right within a factor of about two; takes a second or two itself.
 
     Parameters
     ----------
     setting : Setting
-    heads : mapping of str to Heads
-        "starts" (if there are several) and "candidates"; they are copied.
-    epochs : mapping of str to int
+    stages : iterable of Phase
+        Of :func:`subspan.methods._ncsc_plan.algorithm_1`; what is timed is copied.
     """
-    n, encoder = setting.samples.n, setting.encoder
-    joint = epochs["collaboration"] if encoder.trainable or not isinstance(setting, GlobalSetting) else 0
-    total = _encoding(setting) * n * (1 + joint)
-    if encoder.trainable:
-        total += _reconstruction(setting) * max(n, 50 * SOME) * epochs["autoencoder"]
-    for name, stage in (("starts", "starts"), ("candidates", "classifier")):
-        if name in heads:
-            total += _classifier(setting, heads[name]) * epochs[stage]
+    n, encoding = setting.samples.n, _encoding(setting)
     if isinstance(setting, GlobalSetting):
-        return total + _search(setting)
-    rounds = epochs["starts"] + epochs["classifier"] + JOINT * joint
-    return total + _self_expression(setting) * n / min(n, setting.batch_size) * rounds
+        C, total = 0.0, _search(setting)
+    else:
+        C, total = _self_expression(setting) * n / min(n, setting.batch_size), 0.0
+    total += encoding * n
+    for stage in stages:
+        if isinstance(stage, Reconstruction):
+            total += stage.epochs * stage.steps(n) * stage.batch_size * _reconstruction(setting)
+        elif isinstance(stage, ClassifierStage):
+            total += stage.epochs * (_classifier(setting, stage, encoding) + C)
+        elif isinstance(stage, CollaborationStage):
+            total += stage.epochs * (encoding * n + JOINT * C)
+    return total
 
 
 def spoken(seconds: float) -> str:
@@ -86,19 +88,17 @@ def _reconstruction(setting: Setting) -> float:
     return _timed(lambda: encoder(x)[1].square().sum().backward()) / len(x)
 
 
-def _classifier(setting: Setting, heads: Heads) -> float:
+def _classifier(setting: Setting, stage: ClassifierStage, encoding: float) -> float:
     """Seconds of an epoch of a classifier stage: its steps, and the scores of all samples after it."""
-    heads = copy.deepcopy(heads)
-    batch = max(ANCHORS, ANCHORS_PER_CLUSTER * heads.n_clusters)
-    n = setting.samples.n
-    steps = min(max(round(n / batch), STEPS[0]), STEPS[1])
-    z = torch.randn(min(2 * batch, 2 * n), setting.encoder.n_codes, generator=generator(0)).to(setting.device)
+    heads, n = copy.deepcopy(stage.heads), setting.samples.n
+    batch = min(stage.batch_size, n)
+    z = torch.randn(2 * batch, setting.encoder.n_codes, generator=generator(0)).to(setting.device)
     step = _timed(lambda: heads(z).log_softmax(dim=-1).square().mean().backward())
     if setting.augmentation is not None:
-        step += _encoding(setting) * min(batch, n)
+        step += encoding * batch
     with torch.no_grad():
         scores = _timed(lambda: heads(z).log_softmax(dim=-1)) / len(z)
-    return steps * step + n * scores
+    return stage.steps(n) * step + n * scores
 
 
 def _search(setting: Setting) -> float:

@@ -233,22 +233,21 @@ class NCSC(Clusterer):
         heads["head"] = head = self._heads(encoder, 1, self.n_clusters)
         for part in heads.values():
             part.to(device)
-        epochs = resolve_epochs(self.recipe, self.epochs)
-        if self.verbose:
-            print(
-                f"{samples.n} samples of {' x '.join(map(str, samples.shape))}, recipe {self.recipe}, "
-                f"encoder {encoder.name} ({encoder.n_codes} codes), about {sum(parts.values()) / 1e9:.1f} GB and "
-                f"{spoken(expected_seconds(setting, heads, epochs))}",
-                file=sys.stderr,
-            )
         modules: dict[str, nn.Module] = {"encoder": encoder, "layer": setting.layer, **heads}
         stages = algorithm_1(
             setting,
             heads,
-            epochs=epochs,
+            epochs=resolve_epochs(self.recipe, self.epochs),
             rates=RATES | (self.learning_rates or {}),
             tolerance=self.tolerance,
         )
+        if self.verbose:
+            print(
+                f"{samples.n} samples of {' x '.join(map(str, samples.shape))}, recipe {self.recipe}, "
+                f"encoder {encoder.name} ({encoder.n_codes} codes), about {sum(parts.values()) / 1e9:.1f} GB and "
+                f"{spoken(expected_seconds(setting, stages))}",
+                file=sys.stderr,
+            )
         outcome = train(
             stages,
             modules,
