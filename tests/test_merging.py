@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from subspan.merging import (
+    TRIED,
     UNEVEN,
     _are_groups,
+    _join,
     _merge_by_association,
     _merge_greedily,
     _move,
@@ -391,6 +393,7 @@ def test_labels_with_a_group_of_outliers_are_left_out():
         ([391, 3, 3, 3], False),
         ([300, 60, 30, 10], False),
         ([200, 200, 0], False),
+        ([100] * 9 + [5], False),
     ],
 )
 def test_what_counts_as_k_groups(sizes, good):
@@ -407,6 +410,43 @@ def test_sizes_stay_equal_where_unequal_ones_are_no_groups(monkeypatch):
     found, used = consensus(log_p, pairs, 6, gen(0), compression=None)
     assert used == 0.0
     assert torch.equal(found, plain.labels)
+
+
+def test_uneven_labels_that_are_no_groups_are_not_used_though_those_that_were_tried_are(monkeypatch):
+    y, pairs = chain([300, 60, 60, 60, 60, 60], 0.02, 0)
+    even, bad = torch.arange(len(y)) % 6, (torch.arange(len(y)) == 0).long()
+    labels = {0.0: even, TRIED: y, UNEVEN: bad}
+    monkeypatch.setattr("subspan.merging._join", lambda *arguments: labels[arguments[-1]][None])
+    found, used = consensus(confident(y, 6)[None], pairs, 6, gen(0), compression=None)
+    assert used == 0.0
+    assert torch.equal(found[0], even)
+    labels[UNEVEN] = y
+    found, used = consensus(confident(y, 6)[None], pairs, 6, gen(0), compression=None)
+    assert used == UNEVEN
+    assert torch.equal(found[0], y)
+
+
+def test_labels_that_are_no_groups_are_left_out_unless_there_are_no_others(monkeypatch):
+    y, pairs = chain([30, 30], 0.1, 0)
+    outlier = (torch.arange(60) == 0).long()
+    ways = [outlier, y]
+    monkeypatch.setattr("subspan.merging.merge_clusters", lambda *_: ways)
+    cells = [(torch.arange(60), torch.zeros(60, 60))]
+    for compression, expected in ((UNEVEN, [y]), (0.0, [y, outlier])):
+        found = _join(cells, pairs, 2, gen(0), compression)
+        assert sorted(found.tolist()) == sorted(labels.tolist() for labels in expected)
+    ways.pop()  # outlier alone is left
+    assert _join(cells, pairs, 2, gen(0), UNEVEN).tolist() == [outlier.tolist()]
+
+
+@pytest.mark.parametrize("compression", [0.0, 0.7])
+def test_groups_by_association_are_a_beginning_where_sizes_may_differ(monkeypatch, compression):
+    flow, begun = random_flow(9, 0), []
+    monkeypatch.setattr("subspan.merging._redraw", lambda flow, group, *_: begun.append(group) or group)
+    monkeypatch.setattr("subspan.merging.RANDOM_BEGINNINGS", 0)
+    merge_clusters(flow, 3, gen(0), compression)
+    expected = [_merge_greedily(flow, 3, compression)] + [_merge_by_association(flow, 3)] * (compression > 0)
+    assert [group.tolist() for group in begun] == [group.tolist() for group in expected]
 
 
 def test_flow_of_labels_is_that_of_certain_probabilities():

@@ -156,6 +156,7 @@ def test_positives_come_from_all_samples():
         (1.0, 1.0), None, 0.0, 1.0, n_neighbors=29, gamma=2.0,
     )  # fmt: skip
     setting.encode_all()
+    assert setting.most_pairs() == 29
     pairs = setting.positives(0.3, torch.Generator())
     Z = setting.normalise(setting.codes).double()
     dense = subspace_affinity(ClosedFormSelfExpression(2.0).coefficients(Z)).fill_diagonal_(0.0)

@@ -8,6 +8,7 @@ import torch
 from ncsc_cases import SMALL, STAGES, digits, planted
 
 from subspan import NCSC
+from subspan.merging import label_information
 from subspan.methods import ncsc as module
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, find_pairs
 from subspan.pairs import MAX_POSITIVES
@@ -166,3 +167,26 @@ def test_stages_follow_algorithm_1(monkeypatch):
     assert list(phases) == list(STAGES)
     assert isinstance(phases["starts"], ClassifierStage)
     assert isinstance(phases["collaboration"], CollaborationStage)
+
+
+def test_information_is_compressed_as_the_labels_were(monkeypatch):
+    X, _ = planted(n=60)
+    stage = stages_of(monkeypatch, X)[0]["starts"]
+    first_terms(stage, len(X))
+    log_p = stage.scores()[0]
+    labels, k = log_p.argmax(dim=1), stage.heads.n_clusters
+    plain = stage.information(log_p)
+    stage.compression = 0.5
+    assert stage.information(log_p) == pytest.approx(label_information(labels, stage.pairs, k, 0.5))
+    assert stage.information(log_p) < plain - 0.1
+
+
+def test_the_last_stage_expects_the_sizes_of_its_classifier(monkeypatch):
+    X, _ = planted(n=60)
+    phases, _ = stages_of(monkeypatch, X)
+    first_terms(phases["classifier"], len(X))
+    phase = phases["collaboration"]
+    even = first_terms(phase, len(X))["balance"]
+    phase.head.prior.copy_(torch.tensor([[0.98, 0.01, 0.01]]))
+    uneven = first_terms(phase, len(X))["balance"]
+    assert not torch.allclose(even, uneven, rtol=0.01)
