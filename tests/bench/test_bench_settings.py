@@ -127,3 +127,9 @@ def test_unknown_suites_and_rows_name_the_nearest(suite):
         choose_rows(suite, ["goood"])
     assert choose_rows(suite, []) == ["good", "bad", "absent"]
     assert choose_rows(suite, ["fake-nearest", "absent"]) == ["good", "absent"]
+
+
+def test_a_word_that_is_a_row_does_not_mean_the_other_rows_of_the_method_of_that_name():
+    suite = load_suite("table1")
+    assert choose_rows(suite, ["ncsc"]) == ["ncsc"]
+    assert choose_rows(suite, ["lsr", "ssc"]) == ["ssc-cae", "lsr"]  # there is no row "ssc"

@@ -209,7 +209,7 @@ def _cell(suite: Suite, row: Row, data: Data, seed: int, variant: str, postproce
 
 
 def choose_rows(suite: Suite, wanted: Iterable[str]) -> list[str]:
-    """Names of the rows that are called so, or whose method is; all for none.
+    """Names of the rows that are called so, or, where no row is, of the rows of that method; all for none.
 
     Raises
     ------
@@ -222,7 +222,8 @@ def choose_rows(suite: Suite, wanted: Iterable[str]) -> list[str]:
         if not any(word in (row.name, row.method) for row in suite.rows):
             near = difflib.get_close_matches(word, names, n=3, cutoff=0.4) or names
             raise InvalidInputError(f"Suite {suite.name} has no row '{word}': choose from {', '.join(near)}.")
-    return [row.name for row in suite.rows if not wanted or {row.name, row.method} & set(wanted)]
+    methods = set(wanted) - set(names)
+    return [row.name for row in suite.rows if not wanted or row.name in wanted or row.method in methods]
 
 
 def _parse_toml(text: str, where: str) -> dict[str, Any]:
