@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 SuiteOption = Annotated[
-    str, typer.Option("--suite", help="table1, table2, table3, small or quick, or a .toml file of your own.")
+    str, typer.Option("--suite", help="table1, table2, table3, cpu, small or quick, or a .toml file of your own.")
 ]
 Methods = Annotated[
     list[str] | None, typer.Option("--methods", help="Rows or methods, with commas between; all if not given.")
@@ -41,6 +41,10 @@ def run(
     device: Annotated[str, typer.Option(help="For methods that take one: auto, cpu, cuda.")] = "auto",
     retry: Annotated[bool, typer.Option("--retry", help="Run again what failed or met a limit.")] = False,
     plugin: Annotated[list[str] | None, typer.Option(help="Module that registers further methods.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for pre-trained auto-encoders, so that cells that share one train it once."),
+    ] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.1, help="Seconds for each cell.")] = None,
     memory_limit: Annotated[float | None, typer.Option(min=0.01, help="GB of resident memory for each cell.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells, and stop.")] = False,
@@ -52,7 +56,7 @@ def run(
 
     if out is None and not dry_run:
         raise InvalidInputError("There is no results file: add --out results.jsonl, or --dry-run to see the cells.")
-    options = runner.Options(jobs, device, tuple(plugin or ()), retry)
+    options = runner.Options(jobs, device, tuple(plugin or ()), retry, None if cache is None else str(cache))
     runner.load_plugins(options.plugins)
     cells = _select(settings.load_suite(suite), methods, data, seeds, time_limit, memory_limit)
     if dry_run or out is None:

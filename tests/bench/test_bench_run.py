@@ -21,6 +21,7 @@ from subspan.bench.records import Journal, read_records
 from subspan.bench.settings import cells, parse_suite
 from subspan.bench.worker import choose_samples, run_cell
 from subspan.cli import app
+from subspan.methods.sae_kmeans import SAEKMeans
 
 OPTIONS = runner.Options(plugins=("bench_fakes",))
 PROGRAM = "from subspan.cli import main; main()"
@@ -88,6 +89,33 @@ def test_codes_are_learned_before_the_fit(suite, tmp_path, tiny, fakes, monkeypa
     assert found["seconds"]["codes"] > 0
     assert seen[0].shape == (40, 32)
     assert np.array_equal(*seen), "the same seed, the same codes"
+
+
+PRETRAINING = {"method": "sae-km", "values": {"epochs": {"layers": 1, "autoencoder": 2}}}
+
+
+def test_cells_that_share_an_auto_encoder_train_it_once(suite, tmp_path, tiny, monkeypatch):
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    np.savez(tiny / "images.npz", X=rng.random((40, 8, 8)) + y[:, None, None], y=y)
+    fits = []
+    train = SAEKMeans._pretraining
+    monkeypatch.setattr(SAEKMeans, "_pretraining", lambda self, *rest: fits.append(self) or train(self, *rest))
+    cell = replace(cells(suite, [0])[0], data="images", method="sae-km", parameters={}, pretraining=PRETRAINING)
+    idec = replace(cell, method="idec", parameters={"epochs": {"clustering": 1}, "update_interval": 1})
+    alone = run_cell(cell.to_json())
+    assert len(fits) == 1
+    shared = [run_cell(one.to_json(), cache=str(tmp_path / "c")) for one in (cell, idec, replace(cell, seed=1))]
+    assert [found["status"] for found in shared] == ["ok"] * 3, shared
+    assert len(fits) == 3, "of IDEC the auto-encoder of the first; another seed has its own"
+    assert len(list((tmp_path / "c").iterdir())) == 2
+    first, second, _ = shared
+    assert (first["acc"], first["nmi"]) == (alone["acc"], alone["nmi"])
+    assert set(second["pretraining_phases"]) == {"layer 1", "layer 2", "layer 3", "layer 4", "autoencoder"}
+    assert set(second["phases"]) == {"clustering"}
+    assert first["shared_seconds"] == 0
+    assert second["shared_seconds"] + second["seconds"]["pretraining"] >= sum(second["pretraining_phases"].values())
+    assert str(tmp_path) not in json.dumps(second["config"], default=str)
 
 
 def test_failing_cells_and_limits_do_not_stop_the_others(suite, tiny, fakes, tmp_path):

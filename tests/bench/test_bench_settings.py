@@ -28,13 +28,14 @@ def test_shipped_suites_have_distinct_cells_with_parameters_that_exist(name):
             method(**cell.parameters)  # TypeError for a parameter that does not exist
             assert not {"n_clusters", "random_state", "device"} & set(cell.parameters)
         named = {*cell.parameters, *(f"codes.{key}" for key in cell.codes)}
+        named |= {f"pretraining.{key}" for key in cell.pretraining}
         assert set(cell.sources) == named, "a value without a source"
 
 
 def test_suites_of_the_paper_name_every_method_and_quick_runs_all_that_are_registered():
     wanted = {"ncsc", "kmeans", "sae-km", "cae-km", "lsr", "ssc", "ssc-omp", "lrr", "kssc", "dsc-net", "k-scn"}
     wanted |= {"dec", "idec", "dcn", "dac", "infogan", "clustergan"}
-    for name in ("table1", "table2", "table3"):
+    for name in ("table1", "table2", "table3", "cpu"):
         assert {row.method for row in load_suite(name).rows} == wanted
     assert {row.method for row in load_suite("quick").rows} >= wanted | set(METHODS)
     assert [data.name for data in load_suite("small").data] == ["orl", "coil20", "eyaleb", "usps"]
@@ -48,6 +49,20 @@ def test_methods_with_n_by_n_matrices_get_ten_thousand_samples():
     found = {cell.method: cell.max_samples for cell in cells(load_suite("table1"), [0])}
     assert found["ssc"] == 10_000
     assert found["ncsc"] is None
+
+
+def test_rows_without_a_budget_of_their_own_share_their_lines_with_the_tables():
+    keys = {cell.key for name in ("table1", "table2") for cell in cells(load_suite(name), [0])}
+    other = {cell.row for cell in cells(load_suite("cpu"), [0]) if cell.key not in keys}
+    assert other == {"sae-km", "dec", "idec", "dcn", "dac", "infogan", "clustergan", "dsc-net"}
+    assert {cell.max_samples for cell in cells(load_suite("cpu"), [0]) if cell.row == "dsc-net"} == {3000}
+
+
+def test_dec_and_its_kin_share_one_auto_encoder():
+    kin = [cell for cell in cells(load_suite("cpu"), [0]) if cell.row in ("sae-km", "dec", "idec", "dcn")]
+    assert len({str(cell.pretraining) for cell in kin}) == 1
+    assert len({cell.setting for cell in kin}) == 8, "two data sets, four methods"
+    assert replace(kin[0], pretraining={}).setting != kin[0].setting
 
 
 def test_published_figures_stand_beside_rows_that_exist():

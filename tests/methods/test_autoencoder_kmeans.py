@@ -10,8 +10,9 @@ from sklearn import cluster
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from subspan.encoders import ConvAutoencoder, MLPAutoencoder
-from subspan.errors import DivergenceError, InvalidInputError
+from subspan.errors import CheckpointError, DivergenceError, InvalidInputError
 from subspan.methods.cae_kmeans import CAEKMeans
+from subspan.methods.kmeans import KMeans
 from subspan.methods.sae_kmeans import SAEKMeans
 from subspan.metrics import ari
 
@@ -106,3 +107,30 @@ def test_memory_is_estimated_without_training():
     found = sae().estimate_resources(X)
     assert found["memory_bytes"] == sum(found["parts"].values())
     assert found["n_codes"] == 4
+
+
+def test_a_saved_auto_encoder_is_taken_and_not_trained_again(tmp_path):
+    X, _ = blobs()
+    first = sae().fit(X)
+    first.save(tmp_path)
+    again = sae(pretrained=tmp_path).fit(X)
+    assert again.history_ == []
+    assert np.array_equal(again.transform(X), first.transform(X))
+    assert np.array_equal(again.labels_, first.labels_)
+    other = sae(pretrained=tmp_path).fit(3.0 * X)  # the scaling is that of the saved model
+    assert np.array_equal(other.transform(X), first.transform(X))
+
+
+def test_what_is_not_the_same_auto_encoder_is_refused(tmp_path):
+    X, _ = blobs()
+    sae(epochs={"layers": 0, "autoencoder": 0}).fit(X).save(tmp_path / "sae")
+    wider = SMALL | {"encoder_options": {"latent_dim": 5, "hidden": [16, 12]}}
+    with pytest.raises(InvalidInputError, match="encoder_options"):
+        SAEKMeans(3, **wider, pretrained=tmp_path / "sae").fit(X)
+    with pytest.raises(InvalidInputError, match=r"\(20,\).*\(19,\)"):
+        sae(pretrained=tmp_path / "sae").fit(X[:, :19])
+    KMeans(3).fit(X).save(tmp_path / "kmeans")
+    with pytest.raises(InvalidInputError, match="no auto-encoder"):
+        sae(pretrained=tmp_path / "kmeans").fit(X)
+    with pytest.raises(CheckpointError, match="no model"):
+        sae(pretrained=tmp_path / "nowhere").fit(X)

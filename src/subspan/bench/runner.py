@@ -46,6 +46,7 @@ class Options:
     device: str = "auto"
     plugins: tuple[str, ...] = ()  # modules that register further methods
     retry: bool = False  # cells that are in the file but not "ok"
+    cache: str | None = None  # folder of pre-trained models that cells share
 
 
 @dataclass
@@ -134,9 +135,8 @@ def run_limited(cell: Cell, options: Options, stop: threading.Event) -> dict[str
     started, begin = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="subspan-bench-") as folder:
         request, result, log = (Path(folder) / name for name in ("request.json", "result.json", "output.txt"))
-        request.write_text(
-            json.dumps({"cell": cell.to_json(), "device": options.device, "plugins": options.plugins}), encoding="utf-8"
-        )
+        asked = {"cell": cell.to_json(), "device": options.device, "plugins": options.plugins, "cache": options.cache}
+        request.write_text(json.dumps(asked), encoding="utf-8")
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "subspan.bench.worker", str(request), str(result)],

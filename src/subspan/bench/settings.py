@@ -20,7 +20,7 @@ from typing import Any
 from subspan.errors import DataNotFoundError, InvalidInputError
 from subspan.methods import METHODS
 
-SUITES = ("table1", "table2", "table3", "small", "quick")
+SUITES = ("table1", "table2", "table3", "cpu", "small", "quick")
 SOURCES = ("paper", "label-free search", "default")
 _SHARED = "rows"  # the file of rows that suites share
 
@@ -29,8 +29,9 @@ _SHARED = "rows"  # the file of rows that suites share
 class Settings:
     """A group of values from one source; ``data`` names the sets that it is for (empty: all).
 
-    ``values`` are parameters of the estimator, ``codes`` options of :func:`subspan.bench.codes.learn_codes`, ``where``
-    says more about the source, and ``oracle`` lists the values that were chosen with labels.
+    ``values`` are parameters of the estimator, ``codes`` options of :func:`subspan.bench.codes.learn_codes`,
+    ``pretraining`` the "method" and "values" of the model whose auto-encoder the estimator takes, ``where`` says more
+    about the source, and ``oracle`` lists the values that were chosen with labels.
     """
 
     source: str
@@ -38,6 +39,7 @@ class Settings:
     data: tuple[str, ...] = ()
     values: dict[str, Any] = field(default_factory=dict)
     codes: dict[str, Any] = field(default_factory=dict)
+    pretraining: dict[str, Any] = field(default_factory=dict)
     oracle: tuple[str, ...] = ()
 
     def is_for(self, data: str) -> bool:
@@ -46,12 +48,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: a method with its settings, in one or more variants of post-processing."""
+    """A line of a table: a method with its settings, in one or more variants of post-processing.
+
+    ``max_samples`` is for this row alone; else ``transductive`` rows get those of the suite.
+    """
 
     name: str
     method: str
     title: str = ""
     transductive: bool = False
+    max_samples: int | None = None
     settings: tuple[Settings, ...] = ()
     postprocessing: tuple[tuple[str, Settings], ...] = (("", Settings("default")),)
 
@@ -94,6 +100,7 @@ class Cell:
     seed: int
     parameters: dict[str, Any]
     codes: dict[str, Any]
+    pretraining: dict[str, Any]
     sources: dict[str, str]
     oracle: list[str]
     time_limit: float
@@ -103,7 +110,9 @@ class Cell:
     def setting(self) -> str:
         """Digest of all that decides the result but the seed."""
         names = ("method", "data", "n_clusters", "max_samples", "postprocessing", "parameters", "codes")
-        text = json.dumps({name: getattr(self, name) for name in names}, sort_keys=True)
+        decisive = {name: getattr(self, name) for name in names}
+        decisive |= {"pretraining": self.pretraining} if self.pretraining else {}
+        text = json.dumps(decisive, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -180,14 +189,17 @@ def row_cells(suite: Suite, row: Row, data: Data, seed: int) -> list[Cell]:
 def _cell(suite: Suite, row: Row, data: Data, seed: int, variant: str, postprocessing: Settings) -> Cell:
     parameters: dict[str, Any] = {}
     codes: dict[str, Any] = {}
+    pretraining: dict[str, Any] = {}
     sources: dict[str, str] = {}
     oracle: list[str] = []
     for group in (*row.settings, postprocessing):
         if group.is_for(data.name):
             parameters |= group.values
             codes |= group.codes
+            pretraining |= group.pretraining
             said = f"{group.source}: {group.where}" if group.where else group.source
             sources |= dict.fromkeys(group.values, said) | {f"codes.{key}": said for key in group.codes}
+            sources |= {f"pretraining.{key}": said for key in group.pretraining}
             oracle += group.oracle
     return Cell(
         suite=suite.name,
@@ -196,11 +208,12 @@ def _cell(suite: Suite, row: Row, data: Data, seed: int, variant: str, postproce
         method=row.method,
         data=data.name,
         n_clusters=data.n_clusters,
-        max_samples=suite.transductive_samples if row.transductive else None,
+        max_samples=row.max_samples or (suite.transductive_samples if row.transductive else None),
         postprocessing=variant,
         seed=seed,
         parameters=parameters,
         codes=codes,
+        pretraining=pretraining,
         sources=sources,
         oracle=oracle,
         time_limit=suite.time_limit,

@@ -120,10 +120,15 @@ def _line(cell: Cell, records: list[Record], wanted: int, figures: list[Figure])
         troubles=Counter(record["status"] for record in records if record["status"] != "ok"),
         n=good[0]["n"] if good else None,
         live=[record["live_clusters"] for record in good],
-        seconds=statistics.median(record["seconds"]["total"] for record in good) if good else None,
+        seconds=statistics.median(map(_seconds, good)) if good else None,
         peak_bytes=max(peaks, default=None),
         published=tuple(published_for(figures, cell.row, cell.data, cell.postprocessing)),
     )
+
+
+def _seconds(record: Record) -> float:
+    """Wall clock of a cell, and of the pre-training that another cell did for it."""
+    return record["seconds"]["total"] + record.get("shared_seconds", 0.0)
 
 
 def _notes(sections: list[Section], records: Sequence[Record], unused: int) -> list[str]:

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Stages:
             self.seconds[name] = round(time.perf_counter() - start, 3)
 
 
-def run_cell(cell: Mapping[str, Any], device: str = "auto") -> dict[str, Any]:
+def run_cell(cell: Mapping[str, Any], device: str = "auto", cache: str | None = None) -> dict[str, Any]:
     """Fit and evaluate; a failure becomes a record too.
 
     Parameters
@@ -55,6 +56,8 @@ def run_cell(cell: Mapping[str, Any], device: str = "auto") -> dict[str, Any]:
         What :meth:`subspan.bench.settings.Cell.to_json` gives.
     device : str
         For estimators that have such a parameter.
+    cache : str, optional
+        Folder of pre-trained models that cells share.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def run_cell(cell: Mapping[str, Any], device: str = "auto") -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         try:
-            _run(cell, device, stages, found)
+            _run(cell, device, stages, found, cache)
         except DataNotFoundError as error:
             found |= {"status": "missing", "error": str(error)}
         except Exception as error:  # whatever a method does must not stop the other cells
@@ -89,7 +92,7 @@ def environment() -> dict[str, Any]:
     return {"versions": versions(), "git": git_revision(Path(subspan.__file__).parent), "machine": machine()}
 
 
-def _run(cell: Mapping[str, Any], device: str, stages: Stages, found: dict[str, Any]) -> None:
+def _run(cell: Mapping[str, Any], device: str, stages: Stages, found: dict[str, Any], cache: str | None) -> None:
     """Fill ``found`` step by step, so that a failure leaves what was known before it."""
     from subspan.datasets import load_dataset
     from subspan.methods import get_method
@@ -112,14 +115,44 @@ def _run(cell: Mapping[str, Any], device: str, stages: Stages, found: dict[str, 
     session = {name: value for name, value in session.items() if name in accepted}
     estimator = method(**{"n_clusters": cell["n_clusters"], **session, **cell["parameters"]})
     found["config"] = estimator.get_params(deep=False)
-    with stages("fit"):
-        estimator.fit(X)
-    found["phases"] = phase_seconds(getattr(estimator, "history_", []))
+    if cell["pretraining"]:
+        with TemporaryDirectory() as own:
+            _pretrain(estimator, cell, X, Path(cache or own), device, stages, found)
+            _fit(estimator, X, stages, found)
+    else:
+        _fit(estimator, X, stages, found)
     found["stop_reason"] = getattr(estimator, "stop_reason_", None)
     labels = np.asarray(estimator.labels_)
     found["live_clusters"] = len(np.unique(labels))
     with stages("score"):
         found |= score(data.y if rows is None else data.y[rows], labels)
+
+
+def _fit(estimator: Any, X: np.ndarray, stages: Stages, found: dict[str, Any]) -> None:
+    with stages("fit"):
+        estimator.fit(X)
+    found["phases"] = phase_seconds(getattr(estimator, "history_", []))
+
+
+def _pretrain(
+    estimator: Any,
+    cell: Mapping[str, Any],
+    X: np.ndarray,
+    folder: Path,
+    device: str,
+    stages: Stages,
+    found: dict[str, Any],
+) -> None:
+    """Give the estimator an auto-encoder, trained now or by an earlier cell; its seconds count for every cell."""
+    from subspan.base import load
+    from subspan.bench.shared import pretrained_model
+
+    revision = git_revision(Path(subspan.__file__).parent)
+    with stages("pretraining"):
+        model = pretrained_model(cell, X, folder, json.dumps(revision, sort_keys=True), device)
+    found["pretraining_phases"] = phase_seconds(load(model).history_)
+    found["shared_seconds"] = max(0.0, sum(found["pretraining_phases"].values()) - stages.seconds["pretraining"])
+    estimator.set_params(pretrained=model)
 
 
 def score(y: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -179,7 +212,7 @@ def main(request_path: str, result_path: str) -> None:
     for module in request["plugins"]:
         importlib.import_module(module)
     before = environment()  # of the sources as they are imported, not as they may be hours later
-    result = {**before, **run_cell(request["cell"], request["device"])}
+    result = {**before, **run_cell(request["cell"], request["device"], request["cache"])}
     partial = Path(f"{result_path}.partial")
     partial.write_text(json.dumps(to_json(result)), encoding="utf-8")
     os.replace(partial, result_path)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides
 from subspan._random import generator
 from subspan._validation import Samples, Scaling, check_n_clusters, check_samples, iter_slices
-from subspan.base import PREDICT_BATCH, Clusterer
+from subspan.base import PREDICT_BATCH, Clusterer, load
 from subspan.centroids import kmeans_centers, nearest
 from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.encoders import Encoder, MLPAutoencoder, build_encoder, make_encoder
-from subspan.errors import DivergenceError
+from subspan.errors import DivergenceError, InvalidInputError
 from subspan.pretraining import Reconstruction, encode
 from subspan.progress import Progress
 from subspan.stacked import denoising_phases
@@ -58,6 +58,9 @@ class AutoencoderClusterer(Clusterer):
         Overrides of the epochs of each phase.
     learning_rates : dict, optional
         Overrides of the learning rate of each phase.
+    pretrained : path, optional
+        Folder of a saved model (of ``save``, or "model" of a run) whose auto-encoder is the same: it is taken, with its
+        scaling, and not trained first. So methods can be compared, or tried again, on one auto-encoder.
     channel_axis : {"auto", 1, -1}
     random_state : int, RandomState or None
     device : str
@@ -81,6 +84,7 @@ class AutoencoderClusterer(Clusterer):
     n_init: int = 20
     epochs: dict | None = None
     learning_rates: dict | None = None
+    pretrained: Any = None
     channel_axis: Any = "auto"
     random_state: Any = None
     device: str = "auto"
@@ -113,14 +117,19 @@ class AutoencoderClusterer(Clusterer):
 
     def _fit(self, samples: Samples, seed: int) -> None:
         check_n_clusters(self.n_clusters, samples.n)
-        self.scaling_ = self._scaling(samples)
-        samples = samples.with_scaling(self.scaling_)
         device = self._device
-        encoder = self._make_encoder(samples.shape, generator(seed, 1)).to(device)
+        encoder = self._make_encoder(samples.shape, generator(seed, 1))
+        if self.pretrained is None:
+            self.scaling_ = self._scaling(samples)
+        else:
+            encoder, self.scaling_ = load_encoder(self.pretrained, encoder, samples.shape)
+        samples = samples.with_scaling(self.scaling_)
+        encoder.to(device)
         centers = self._make_centers(encoder.n_codes).to(device)
+        pretraining = [] if self.pretrained is not None else self._pretraining(samples, encoder)
         clustering = self._clustering(samples, encoder, centers)
         outcome = train(
-            [*self._pretraining(samples, encoder), *clustering],
+            [*pretraining, *clustering],
             {"encoder": encoder, "centers": centers},
             n_samples=samples.n,
             seed=seed,
@@ -248,6 +257,34 @@ class StackedClusterer(AutoencoderClusterer):
     def _validate_parameters(self) -> None:
         super()._validate_parameters()
         check_number("corruption", self.corruption, 0.0, 0.99)
+
+
+def load_encoder(folder: Any, wanted: Encoder, shape: tuple[int, ...]) -> tuple[Encoder, Scaling]:
+    """Auto-encoder and scaling of the model that was saved in a folder, if it is built as ``wanted`` is.
+
+    Raises
+    ------
+    CheckpointError
+        There is no model, or it is damaged.
+    InvalidInputError
+        It has no auto-encoder, or another one, or samples of another shape.
+    """
+    model = load(folder)
+    if not isinstance(model, AutoencoderClusterer):
+        raise InvalidInputError(
+            f"pretrained: the {type(model).__name__} in '{folder}' holds no auto-encoder that can be taken: give a "
+            f"model of SAEKMeans, CAEKMeans, DEC, IDEC or DCN."
+        )
+    if model.sample_shape_ != tuple(shape):
+        raise InvalidInputError(
+            f"pretrained: the model in '{folder}' takes samples of {model.sample_shape_}, but X has {tuple(shape)}."
+        )
+    if model.encoder_.config() != wanted.config():
+        raise InvalidInputError(
+            f"pretrained: the auto-encoder in '{folder}' is {model.encoder_.config()}, but this one would be "
+            f"{wanted.config()}: give the same encoder and encoder_options."
+        )
+    return model.encoder_, model.scaling_
 
 
 def unit_mean_square(samples: Samples) -> Scaling:
