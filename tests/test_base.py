@@ -158,7 +158,7 @@ def test_missing_damaged_and_foreign_models_are_named(tmp_path):
         load(tmp_path)
     Signs().fit(X()).save(tmp_path)
     rewrite(tmp_path, format=99)
-    with pytest.raises(CheckpointError, match="format 99; this subspan reads 1"):
+    with pytest.raises(CheckpointError, match="format 99; this subspan reads 2"):
         load(tmp_path)
     path = tmp_path / "model.safetensors"
     content = path.read_bytes()
@@ -166,6 +166,10 @@ def test_missing_damaged_and_foreign_models_are_named(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="is damaged"):
             load(tmp_path)
+    Signs().fit(X()).save(tmp_path)
+    rewrite(tmp_path, extra={})
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load(tmp_path)
     save_file({"a": torch.ones(1)}, path)
     with pytest.raises(CheckpointError, match="is damaged"):
         load(tmp_path)

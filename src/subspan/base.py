@@ -35,7 +35,7 @@ from subspan._validation import (
 from subspan.checkpoint import Checkpoint, write_tensors
 from subspan.errors import CheckpointError, InvalidInputError
 
-FORMAT = 1  # of saved models
+FORMAT = 2  # of saved models; 2: heads hold the sizes that they expect, NCSC its gamma
 PREDICT_BATCH = 5000
 
 
@@ -216,7 +216,10 @@ def load(folder: str | os.PathLike) -> Clusterer:
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise CheckpointError(f"the model in '{folder}' is damaged ({error}): save it again") from error
     if meta.get("format") != FORMAT:
-        raise CheckpointError(f"the model in '{folder}' has format {meta.get('format')}; this subspan reads {FORMAT}")
+        raise CheckpointError(
+            f"the model in '{folder}' has format {meta.get('format')}; this subspan reads {FORMAT}: "
+            "fit again, or predict with the version that saved it"
+        )
     parameters = meta["parameters"]
     if "device" in parameters:
         parameters["device"] = _usable_device(parameters["device"])
@@ -229,7 +232,10 @@ def load(folder: str | os.PathLike) -> Clusterer:
     estimator.history_, estimator.stop_reasons_ = meta["history"], meta["stop_reasons"]
     if meta["feature_names"] is not None:
         estimator.feature_names_in_ = np.array(meta["feature_names"], dtype=object)
-    estimator._restore(tensors, meta["extra"])
+    try:
+        estimator._restore(tensors, meta["extra"])
+    except (KeyError, RuntimeError) as error:  # a tensor or a fact is not there, or of another shape
+        raise CheckpointError(f"the model in '{folder}' is damaged ({error}): save it again") from error
     return estimator
 
 

@@ -1,0 +1,129 @@
+"""What the positive pairs of NCSC are worth, epoch by epoch, on the codes of a fitted model.
+
+    python benchmarks/pair_precision.py RUN/model fashion-mnist --settings default u=0.7 u=0.95 recipe=global
+
+Trains the starts and the classifier of the paper's recipe on the codes of the model, the encoder at rest, once for each
+setting, and writes one JSON line per epoch: pairs per sample, their precision (share of pairs whose samples have one
+label), the label-free objective of the best classifier, its ACC. Labels are used for precision and ACC only. The table
+at the end also has the label-free mean of the k largest eigenvalues of the last graph, see subspan.selection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import functools
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+import numpy as np
+import torch
+
+import subspan
+from subspan import NCSC, evaluate, load_dataset
+from subspan.methods import ncsc
+from subspan.methods._ncsc_stages import ClassifierStage
+from subspan.selection import association
+from subspan.training import Callback, Phase, Record
+
+
+class OnSavedCodes(NCSC):
+    """NCSC that takes the encoder of ``model``, where that was trained."""
+
+    model: NCSC
+
+    def _encoder(self, samples, seed, name=None):
+        return self.model.encoder_
+
+
+class Watch(Callback):
+    """Writes a line for every epoch of the classifier stages."""
+
+    def __init__(self, y: np.ndarray, k: int, about: dict[str, Any], out: Path):
+        self.y, self.k, self.about, self.out, self.lines = torch.from_numpy(y), k, about, out, []
+
+    def on_epoch(self, phase: Phase, record: Record) -> None:
+        if not isinstance(phase, ClassifierStage):
+            return
+        assert phase.pairs is not None
+        same = self.y[phase.pairs.rows()] == self.y[phase.pairs.partners]
+        without = float((phase.pairs.counts() == 0).float().mean())
+        labels = phase.scores()[phase.best].argmax(dim=1).numpy()
+        line = {
+            **self.about,
+            "stage": phase.name,
+            "epoch": record["epoch"],
+            "pairs": round(len(same) / len(self.y), 2),
+            "without": round(without, 4),
+            "precision": round(float(same.float().mean()), 4),
+            "objective": round(float(record["objective"]), 4),
+            "acc": round(100 * evaluate(self.y.numpy(), labels)["acc"], 2),
+        }
+        if phase.name == "classifier" and phase.epoch + 1 == phase.epochs:
+            line["association"] = round(association(phase.pairs, self.k), 5)
+        self.lines.append(line)
+        with self.out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+
+
+def parameters(text: str) -> dict[str, Any]:
+    """ "u=0.7,batches=random" -> parameters of the estimator."""
+    found: dict[str, Any] = {}
+    for part in text.split(",") if text != "default" else []:
+        name, _, value = part.partition("=")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            found[name] = value
+    return found
+
+
+def run(model: NCSC, X: np.ndarray, y: np.ndarray, setting: str, seed: int, out: Path) -> dict[str, Any]:
+    """Train with one setting; a row of the table."""
+    k = len(np.unique(y))
+    watch = Watch(np.unique(y, return_inverse=True)[1], k, {"setting": setting, "seed": seed}, out)
+    OnSavedCodes.model = model
+    rest = {"autoencoder": 0, "subspace": 0, "collaboration": 0}
+    options = {"recipe": "paper"} | parameters(setting)
+    whole = ncsc.train
+    ncsc.train = functools.partial(_train, whole, watch)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = OnSavedCodes(k, encoder=model.encoder_.name, random_state=seed, epochs=rest, **options).fit(X)
+    finally:
+        ncsc.train = whole
+    last = watch.lines[-1]
+    scores = {name: round(100 * float(v), 2) for name, v in evaluate(y, found.labels_).items() if name != "n"}
+    return {key: last[key] for key in ("setting", "pairs", "without", "precision", "association", "objective")} | scores
+
+
+def _train(train, watch, *args, callbacks=(), **options):
+    return train(*args, callbacks=[*callbacks, watch], **options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="what NCSC with a trained encoder saved: RUN/model")
+    parser.add_argument("source")
+    parser.add_argument("--settings", nargs="+", default=["default"])
+    parser.add_argument("--samples", type=int, default=70_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("pair_precision.jsonl"))
+    options = parser.parse_args()
+    model, data = subspan.load(options.model), load_dataset(options.source)
+    X, y = data.X[: options.samples], np.asarray(data.y)[: options.samples]
+    rows = [run(model, X, y, setting, options.seed, options.out) for setting in options.settings]
+    print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
+    for row in rows:
+        print("| " + " | ".join(map(str, row.values())) + " |")
+
+
+if __name__ == "__main__":
+    main()
