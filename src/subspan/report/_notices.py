@@ -56,7 +56,8 @@ def _about_skipped(count: int, skipped: Sequence[Skipped]) -> str:
         return ""
     named = "; ".join(f"{item.path} ({item.reason})" for item in skipped[:_NAMED])
     more = "; ..." if len(skipped) > _NAMED else ""
-    head = f"{count:,} {'file was' if count == 1 else 'files were'} left out because they could not be read as images"
+    said = "1 file was left out because it" if count == 1 else f"{count:,} files were left out because they"
+    head = f"{said} could not be read as images"
     return f"{head}: {named}{more}." if named else f"{head}."
 
 
