@@ -448,3 +448,16 @@ def test_help_and_version_do_not_import_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1:] == ["0 []"]
     assert done.stdout.startswith("subspan 0.")
+
+
+def test_what_cannot_be_fitted_leaves_no_run_and_clears_none(tmp_path):
+    out = tmp_path / "run"
+    for words in (["--set", "device=abacus"], ["--seed", "-1"], ["--set", "head_width=-3"], ["--set", "head=arms"]):
+        done = CliRunner().invoke(app, ["fit", "digits", "-k", "10", "--out", str(out), *words])
+        assert done.exit_code == 2, words
+        assert not out.exists(), words
+    small = ["--method", "sae-km", "--set", 'epochs={"layers": 0, "autoencoder": 0}']
+    assert CliRunner().invoke(app, ["fit", "digits", "-k", "10", "--out", str(out), *small]).exit_code == 0
+    again = [*small, "--set", f"pretrained={out}/model", "--overwrite"]
+    assert CliRunner().invoke(app, ["fit", "digits", "-k", "10", "--out", str(out), *again]).exit_code == 2
+    assert (out / "model" / "model.safetensors").is_file()

@@ -18,6 +18,7 @@ import typer
 from subspan import _cli_common as common
 from subspan._cli_figures import draw
 from subspan._environment import total_memory, versions
+from subspan.base import resolve_device
 from subspan.datasets import Dataset, labels_from_names, load_dataset, read_label_file
 from subspan.datasets.known import known_names
 from subspan.errors import DataNotFoundError, InvalidInputError
@@ -59,6 +60,16 @@ class FitRequest:
             common.say(text)
 
 
+def _check_before_writing(out: Path, estimator: Any) -> None:
+    """What would fail in ``fit`` fails before the run folder is made, or cleared."""
+    parameters = estimator.get_params(deep=False)
+    if "device" in parameters:
+        resolve_device(parameters["device"])
+    taken = parameters.get("pretrained")
+    if taken is not None and Path(taken).expanduser().resolve().is_relative_to(out.resolve()):
+        raise InvalidInputError(f"pretrained is '{taken}', which lies in the run folder {out}: choose another --out.")
+
+
 def fit(request: FitRequest) -> tuple[Run, Any, Dataset] | None:
     """Load, configure, fit, save; None if it stopped before fitting (dry run, or finished already)."""
     if request.resume and request.overwrite:
@@ -80,6 +91,7 @@ def fit(request: FitRequest) -> tuple[Run, Any, Dataset] | None:
         print(memory)
         return None
     assert request.out is not None
+    _check_before_writing(request.out, estimator)
     run = create_run(request.out, config, overwrite=request.overwrite, resume=request.resume)
     request.say(common.compact(config))
     request.say(memory)

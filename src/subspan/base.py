@@ -234,7 +234,9 @@ def load(folder: str | os.PathLike) -> Clusterer:
         estimator.feature_names_in_ = np.array(meta["feature_names"], dtype=object)
     try:
         estimator._restore(tensors, meta["extra"])
-    except (KeyError, RuntimeError) as error:  # a tensor or a fact is not there, or of another shape
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, TypeError, RuntimeError) as error:  # a tensor or a fact is not there, or of another shape
         raise CheckpointError(f"the model in '{folder}' is damaged ({error}): save it again") from error
     return estimator
 

@@ -53,7 +53,7 @@ def fit(
     method: Annotated[str, typer.Option(help="One of 'subspan methods'.")] = "ncsc",
     recipe: Annotated[str | None, typer.Option(help="Training recipe of the method.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Encoder of the method.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other parameter; may be repeated.")
     ] = None,
@@ -181,7 +181,7 @@ def demo(
         Path, typer.Option("--out", "-o", help="Run folder to write; an earlier run there is replaced.")
     ] = Path("runs/demo"),
     recipe: Annotated[str | None, typer.Option(help="Training recipe.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any parameter.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no configuration.")] = False,
 ) -> None:

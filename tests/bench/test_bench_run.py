@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import subspan
-from subspan.bench import runner
+from subspan.bench import runner, shared
 from subspan.bench.records import Journal, read_records
 from subspan.bench.settings import cells, parse_suite
 from subspan.bench.worker import choose_samples, run_cell
@@ -114,8 +114,35 @@ def test_cells_that_share_an_auto_encoder_train_it_once(suite, tmp_path, tiny, m
     assert set(second["pretraining_phases"]) == {"layer 1", "layer 2", "layer 3", "layer 4", "autoencoder"}
     assert set(second["phases"]) == {"clustering"}
     assert first["shared_seconds"] == 0
-    assert second["shared_seconds"] + second["seconds"]["pretraining"] >= sum(second["pretraining_phases"].values())
+    trained = sum(second["pretraining_phases"].values())
+    assert second["shared_seconds"] == pytest.approx(trained - second["seconds"]["pretraining"])
+    assert second["shared_seconds"] > 0
     assert str(tmp_path) not in json.dumps(second["config"], default=str)
+
+
+def test_a_shared_model_that_is_damaged_is_trained_again_and_a_full_disk_is_told(suite, tmp_path, tiny, monkeypatch):
+    X = np.random.default_rng(0).random((40, 8, 8))
+    cell = replace(cells(suite, [0])[0], pretraining=PRETRAINING).to_json()
+    model = shared.pretrained_model(cell, X, tmp_path, "cpu")
+    whole = subspan.load(model).transform(X)
+    (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:100])
+    assert shared.pretrained_model(cell, X, tmp_path, "cpu") == model
+    assert np.array_equal(subspan.load(model).transform(X), whole)
+    assert shared.pretrained_model(cell, X + 1, tmp_path, "cpu") != model, "other samples, another model"
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(shared.os, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        shared.pretrained_model({**cell, "seed": 5}, X, tmp_path, "cpu")
+    assert len(list(tmp_path.glob("partial-*"))) == 0
+
+
+def test_a_method_without_an_auto_encoder_is_refused_before_one_is_trained(suite, tiny, fakes, monkeypatch):
+    monkeypatch.setattr(shared, "pretrained_model", lambda *_: pytest.fail("trained"))
+    found = run_cell(replace(cells(suite, [0])[0], pretraining=PRETRAINING).to_json())
+    assert "takes no pre-trained auto-encoder" in found["error"]
 
 
 def test_failing_cells_and_limits_do_not_stop_the_others(suite, tiny, fakes, tmp_path):

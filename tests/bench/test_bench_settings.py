@@ -58,6 +58,13 @@ def test_rows_without_a_budget_of_their_own_share_their_lines_with_the_tables():
     assert {cell.max_samples for cell in cells(load_suite("cpu"), [0]) if cell.row == "dsc-net"} == {3000}
 
 
+def test_pretraining_names_a_method():
+    row = '[[row]]\nname = "a"\nmethod = "dec"\nsettings = [{ source = "default", pretraining = { %s } }]'
+    with pytest.raises(InvalidInputError, match="pretraining"):
+        parse_suite("s", 'title = "t"\nrows = ["a"]\n' + row % 'methd = "sae-km"')
+    assert parse_suite("s", 'title = "t"\nrows = ["a"]\n' + row % 'method = "sae-km"').rows[0].settings[0].pretraining
+
+
 def test_dec_and_its_kin_share_one_auto_encoder():
     kin = [cell for cell in cells(load_suite("cpu"), [0]) if cell.row in ("sae-km", "dec", "idec", "dcn")]
     assert len({str(cell.pretraining) for cell in kin}) == 1

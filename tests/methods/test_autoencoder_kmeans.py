@@ -134,3 +134,10 @@ def test_what_is_not_the_same_auto_encoder_is_refused(tmp_path):
         sae(pretrained=tmp_path / "kmeans").fit(X)
     with pytest.raises(CheckpointError, match="no model"):
         sae(pretrained=tmp_path / "nowhere").fit(X)
+    with pytest.raises(CheckpointError, match="no model"):
+        sae(pretrained=tmp_path / "nowhere").estimate_resources(X)
+    with pytest.raises(InvalidInputError, match="folder of a saved model"):
+        sae(pretrained=5).fit(X)
+    CAEKMeans(3, encoder="mlp", epochs={"autoencoder": 1}, n_init=1).fit(X).save(tmp_path / "cae")
+    with pytest.raises(InvalidInputError, match="SAEKMeans"):  # its samples have another scale
+        sae(pretrained=tmp_path / "cae").fit(X)

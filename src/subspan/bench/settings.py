@@ -259,6 +259,10 @@ def _rows(content: Mapping[str, Any], where: str) -> list[Row]:
 
 def _settings(group: Mapping[str, Any], where: str) -> Settings:
     found = _make(Settings, {key: tuple(v) if isinstance(v, list) else v for key, v in group.items()}, where)
+    if found.pretraining and (set(found.pretraining) - {"values"}) != {"method"}:
+        raise InvalidInputError(
+            f"Suite {where}: pretraining has {sorted(found.pretraining)}; give 'method', and 'values' if there are any."
+        )
     if found.source not in SOURCES:
         raise InvalidInputError(f"Suite {where} has the source '{found.source}': use one of {', '.join(SOURCES)}.")
     return found

@@ -147,9 +147,12 @@ def _pretrain(
     from subspan.base import load
     from subspan.bench.shared import pretrained_model
 
-    revision = git_revision(Path(subspan.__file__).parent)
+    if "pretrained" not in estimator.get_params(deep=False):
+        raise InvalidInputError(
+            f"{cell['method']} takes no pre-trained auto-encoder: leave pretraining out of its row."
+        )
     with stages("pretraining"):
-        model = pretrained_model(cell, X, folder, json.dumps(revision, sort_keys=True), device)
+        model = pretrained_model(cell, X, folder, device)
     found["pretraining_phases"] = phase_seconds(load(model).history_)
     found["shared_seconds"] = max(0.0, sum(found["pretraining_phases"].values()) - stages.seconds["pretraining"])
     estimator.set_params(pretrained=model)
@@ -212,7 +215,8 @@ def main(request_path: str, result_path: str) -> None:
     for module in request["plugins"]:
         importlib.import_module(module)
     before = environment()  # of the sources as they are imported, not as they may be hours later
-    result = {**before, **run_cell(request["cell"], request["device"], request["cache"])}
+    cache = request["cache"] or str(Path(result_path).parent / "models")  # which the runner removes
+    result = {**before, **run_cell(request["cell"], request["device"], cache)}
     partial = Path(f"{result_path}.partial")
     partial.write_text(json.dumps(to_json(result)), encoding="utf-8")
     os.replace(partial, result_path)

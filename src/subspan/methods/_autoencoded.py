@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -105,6 +107,8 @@ class AutoencoderClusterer(Clusterer):
         self._validate_parameters()
         samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
         encoder = self._make_encoder(samples.shape, generator(0))
+        if self.pretrained is not None:
+            load_encoder(self.pretrained, encoder, samples.shape, self._family)
         weights = sum(parameter.numel() for parameter in encoder.parameters())
         activations = min(PREDICT_BATCH, samples.n) * (2 * math.prod(samples.shape) + encoder.n_codes + 4000)
         parts = {
@@ -122,7 +126,7 @@ class AutoencoderClusterer(Clusterer):
         if self.pretrained is None:
             self.scaling_ = self._scaling(samples)
         else:
-            encoder, self.scaling_ = load_encoder(self.pretrained, encoder, samples.shape)
+            encoder, self.scaling_ = load_encoder(self.pretrained, encoder, samples.shape, self._family)
         samples = samples.with_scaling(self.scaling_)
         encoder.to(device)
         centers = self._make_centers(encoder.n_codes).to(device)
@@ -141,6 +145,11 @@ class AutoencoderClusterer(Clusterer):
         self.history_, self.stop_reasons_ = outcome.history, outcome.stop_reasons
         self.encoder_, self.centers_ = encoder.eval(), centers.weight.detach()
         self.labels_ = self._label_all(samples).numpy()
+
+    @property
+    def _family(self) -> type[AutoencoderClusterer]:
+        """Estimators whose auto-encoder sees samples on the same scale."""
+        return StackedClusterer if isinstance(self, StackedClusterer) else AutoencoderClusterer
 
     def _scaling(self, samples: Samples) -> Scaling:
         return self.scaling_
@@ -205,6 +214,8 @@ class AutoencoderClusterer(Clusterer):
 
     def _validate_parameters(self) -> None:
         check_choice("encoder", self.encoder, self._encoders)
+        if self.pretrained is not None and not isinstance(self.pretrained, str | os.PathLike):
+            raise InvalidInputError(f"pretrained is {self.pretrained!r}; give the folder of a saved model.")
         for name in ("batch_size", "n_init"):
             check_integer(name, getattr(self, name), 1)
         check_overrides("epochs", self.epochs, self._epochs, whole=True)
@@ -259,7 +270,9 @@ class StackedClusterer(AutoencoderClusterer):
         check_number("corruption", self.corruption, 0.0, 0.99)
 
 
-def load_encoder(folder: Any, wanted: Encoder, shape: tuple[int, ...]) -> tuple[Encoder, Scaling]:
+def load_encoder(
+    folder: Any, wanted: Encoder, shape: tuple[int, ...], family: type[AutoencoderClusterer]
+) -> tuple[Encoder, Scaling]:
     """Auto-encoder and scaling of the model that was saved in a folder, if it is built as ``wanted`` is.
 
     Raises
@@ -267,13 +280,13 @@ def load_encoder(folder: Any, wanted: Encoder, shape: tuple[int, ...]) -> tuple[
     CheckpointError
         There is no model, or it is damaged.
     InvalidInputError
-        It has no auto-encoder, or another one, or samples of another shape.
+        It has no auto-encoder, or another one, or one for another scale of samples, or samples of another shape.
     """
-    model = load(folder)
-    if not isinstance(model, AutoencoderClusterer):
+    model = load(Path(folder).expanduser())
+    if not isinstance(model, family):
         raise InvalidInputError(
             f"pretrained: the {type(model).__name__} in '{folder}' holds no auto-encoder that can be taken: give a "
-            f"model of SAEKMeans, CAEKMeans, DEC, IDEC or DCN."
+            f"model of SAEKMeans, DEC, IDEC or DCN{'' if family is StackedClusterer else ', or of CAEKMeans'}."
         )
     if model.sample_shape_ != tuple(shape):
         raise InvalidInputError(

@@ -61,6 +61,11 @@ def check_parameters(p: Mapping[str, Any]) -> None:
     InvalidInputError
     """
     check_choice("recipe", p["recipe"], tuple(AUTO))
+    check_choice("head", p["head"], ("auto", "conv", "mlp"))
+    if p["head_width"] is not None:
+        check_integer("head_width", p["head_width"], 1)
+    if p["encoder_options"] is not None and not isinstance(p["encoder_options"], dict):
+        raise InvalidInputError(f"encoder_options is {p['encoder_options']!r}; give a dict, or leave it out.")
     check_choice("self_expression", p["self_expression"], ("closed-form", "parameter"))
     check_choice("batches", p["batches"], ("local", "random"))
     check_choice("affinity", p["affinity"], ("confidence", "cosine"))
