@@ -10,7 +10,6 @@ pairs (share of selected pairs whose samples have one label) on the codes of the
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 import warnings
@@ -20,6 +19,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import numpy as np
 import torch
+from _results import Results
 from torch.nn.functional import normalize
 
 from subspan import NCSC, evaluate, load_dataset
@@ -121,17 +121,14 @@ def main() -> None:
     X, y = data.X[: options.samples], np.asarray(data.y)[: options.samples]
     common = {"recipe": options.recipe} | ({"encoder": options.encoder} if options.encoder else {})
     setting = {"source": options.source, "n": len(X), **common}
-    lines = [json.loads(text) for text in options.out.read_text().splitlines()] if options.out.exists() else []
+    results = Results(options.out)
     for seed in range(options.seeds):
         for name, changes in ABLATIONS[options.recipe].items():
             key = setting | {"ablation": name, "seed": seed}
-            if (options.only and name not in options.only) or any(key.items() <= line.items() for line in lines):
+            if (options.only and name not in options.only) or results.of(key):
                 continue
-            lines.append(key | run(X, y, seed, common | changes))
-            with options.out.open("a") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
-            print(json.dumps(lines[-1]), flush=True)
-    print(table([line for line in lines if setting.items() <= line.items()]))
+            results.add(key | run(X, y, seed, common | changes))
+    print(table(results.of(setting)))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from _results import Results
 
 BUDGET = {"layers": 10, "autoencoder": 40}
 METHODS = ("ncsc", "dec", "dcn", "clustpy-dec", "clustpy-dcn")
@@ -97,22 +98,21 @@ def main() -> None:
         print(json.dumps(run(options.methods[0], options.source, options.samples, options.one)))
         return
     setting = {"source": options.source, "n": options.samples}
-    lines = [json.loads(text) for text in options.out.read_text().splitlines()] if options.out.exists() else []
+    results, failures = Results(options.out), 0
     for seed in range(options.seeds):
         for name in options.methods:
             key = setting | {"method": name, "seed": seed}
-            if any(key.items() <= line.items() for line in lines):
+            if results.of(key):
                 continue
             words = [options.source, "--samples", str(options.samples), "--methods", name, "--one", str(seed)]
             done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, check=False)
             if done.returncode:
                 print(f"{name}, seed {seed}: failed\n{done.stderr[-2000:]}", file=sys.stderr)
+                failures += 1
                 continue
-            lines.append(key | json.loads(done.stdout.splitlines()[-1]))
-            with options.out.open("a") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
-            print(json.dumps(lines[-1]), flush=True)
-    print(table([line for line in lines if setting.items() <= line.items()]))
+            results.add(key | json.loads(done.stdout.splitlines()[-1]))
+    print(table(results.of(setting)))
+    sys.exit(failures > 0)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import ast
 import functools
-import json
 import os
 import warnings
 from pathlib import Path
@@ -24,6 +23,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import numpy as np
 import torch
+from _results import Results
 from torch.nn.functional import normalize
 
 import subspan
@@ -51,7 +51,7 @@ class Watch(Callback):
     """Writes a line for every epoch of the classifier stages."""
 
     def __init__(self, y: np.ndarray, about: dict[str, Any], out: Path):
-        self.y, self.about, self.out, self.lines = torch.from_numpy(y), about, out, []
+        self.y, self.about, self.results = torch.from_numpy(y), about, Results(out)
 
     def on_epoch(self, phase: Phase, record: Record) -> None:
         if not isinstance(phase, ClassifierStage):
@@ -69,10 +69,7 @@ class Watch(Callback):
             "objective": round(float(record["objective"]), 4),
             "acc": round(100 * evaluate(self.y.numpy(), labels)["acc"], 2),
         }
-        self.lines.append(line)
-        with self.out.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        self.results.add(line)
 
 
 def precision(pairs: Pairs, y: torch.Tensor) -> float:
@@ -115,7 +112,7 @@ def run(model: NCSC, X: np.ndarray, y: np.ndarray, graph: Pairs, setting: str, s
     finally:
         ncsc.train = whole
     information = label_information(torch.from_numpy(found.labels_), graph, k)
-    last = watch.lines[-1] | {"information": round(information, 4)}
+    last = watch.results.lines[-1] | {"information": round(information, 4)}
     scores = {name: round(100 * float(v), 2) for name, v in evaluate(y, found.labels_).items() if name != "n"}
     return {key: last[key] for key in ("setting", "pairs", "without", "precision", "information")} | scores
 
