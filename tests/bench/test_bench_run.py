@@ -103,7 +103,7 @@ def test_cells_that_share_an_auto_encoder_train_it_once(suite, tmp_path, tiny, m
     monkeypatch.setattr(SAEKMeans, "_pretraining", lambda self, *rest: fits.append(self) or train(self, *rest))
     cell = replace(cells(suite, [0])[0], data="images", method="sae-km", parameters={}, pretraining=PRETRAINING)
     idec = replace(cell, method="idec", parameters={"epochs": {"clustering": 1}, "update_interval": 1})
-    alone = run_cell(cell.to_json())
+    alone = run_cell(cell.to_json(), cache=str(tmp_path / "alone"))
     assert len(fits) == 1
     shared = [run_cell(one.to_json(), cache=str(tmp_path / "c")) for one in (cell, idec, replace(cell, seed=1))]
     assert [found["status"] for found in shared] == ["ok"] * 3, shared
@@ -129,6 +129,9 @@ def test_a_shared_model_that_is_damaged_is_trained_again_and_a_full_disk_is_told
     assert shared.pretrained_model(cell, X, tmp_path, "cpu") == model
     assert np.array_equal(subspan.load(model).transform(X), whole)
     assert shared.pretrained_model(cell, X + 1, tmp_path, "cpu") != model, "other samples, another model"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda self: b"changed")
+        assert shared._digest(cell, X, "cpu") != model.name, "other sources, another model"
 
     def full(*_):
         raise OSError("No space left on device")
@@ -141,7 +144,7 @@ def test_a_shared_model_that_is_damaged_is_trained_again_and_a_full_disk_is_told
 
 def test_a_method_without_an_auto_encoder_is_refused_before_one_is_trained(suite, tiny, fakes, monkeypatch):
     monkeypatch.setattr(shared, "pretrained_model", lambda *_: pytest.fail("trained"))
-    found = run_cell(replace(cells(suite, [0])[0], pretraining=PRETRAINING).to_json())
+    found = run_cell(replace(cells(suite, [0])[0], pretraining=PRETRAINING).to_json(), cache="never made")
     assert "takes no pre-trained auto-encoder" in found["error"]
 
 
@@ -264,6 +267,35 @@ def test_command_line_from_run_to_comparison(suite_file, tiny, fakes, tmp_path):
     assert "| absent |  | missing | missing | missing | missing (no such method yet) |" in table
     compared = invoke("compare", f"{path}::good/raw", f"{path}::good/spoilt").stdout
     assert "| tiny | good/raw - good/spoilt | ACC | 2 | +10.00 | +10.00 to +10.00 |" in compared
+
+
+PRETRAINED = """
+title = "t"
+rows = ["first", "second"]
+[[data]]
+name = "images"
+n_clusters = 2
+"""
+
+
+def test_the_command_line_keeps_shared_models_where_it_is_told_and_else_nowhere(tiny, fakes, tmp_path, monkeypatch):
+    y = np.arange(40) % 2
+    np.savez(tiny / "images.npz", X=np.random.default_rng(0).random((40, 8, 8)) + y[:, None, None], y=y)
+    values = "{ epochs = { layers = 1, autoencoder = 2 } }"
+    group = f'{{ source = "default", pretraining = {{ method = "sae-km", values = {values} }} }}'
+    rows = [f'[[row]]\nname = "{name}"\nmethod = "sae-km"\nsettings = [{group}]\n' for name in ("first", "second")]
+    suite, scratch, cache = tmp_path / "s.toml", tmp_path / "scratch", tmp_path / "cache"
+    suite.write_text(PRETRAINED + "".join(rows))
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    words = ["run", "--suite", suite, "--seeds", 1, "--out"]
+    assert invoke(*words, tmp_path / "kept.jsonl", "--cache", cache).exit_code == 0
+    assert len(list(cache.iterdir())) == 1, "two cells, one model"
+    kept = read_records(tmp_path / "kept.jsonl")
+    assert len({record["acc"] for record in kept}) == 1
+    assert invoke(*words, tmp_path / "own.jsonl", "--methods", "first").exit_code == 0
+    assert read_records(tmp_path / "own.jsonl")[0]["acc"] == kept[0]["acc"]
+    assert list(scratch.glob("subspan-bench-*")) == []
 
 
 @pytest.mark.parametrize(

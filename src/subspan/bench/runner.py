@@ -135,7 +135,8 @@ def run_limited(cell: Cell, options: Options, stop: threading.Event) -> dict[str
     started, begin = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="subspan-bench-") as folder:
         request, result, log = (Path(folder) / name for name in ("request.json", "result.json", "output.txt"))
-        asked = {"cell": cell.to_json(), "device": options.device, "plugins": options.plugins, "cache": options.cache}
+        asked = {"cell": cell.to_json(), "device": options.device, "plugins": options.plugins}
+        asked["cache"] = options.cache or str(Path(folder) / "models")  # removed with the folder, also after a kill
         request.write_text(json.dumps(asked), encoding="utf-8")
         with log.open("wb") as output:
             process = subprocess.Popen(

@@ -18,7 +18,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -57,7 +56,7 @@ def run_cell(cell: Mapping[str, Any], device: str = "auto", cache: str | None = 
     device : str
         For estimators that have such a parameter.
     cache : str, optional
-        Folder of pre-trained models that cells share.
+        Folder of pre-trained models that cells share; a cell with pre-training needs one.
 
     Returns
     -------
@@ -116,22 +115,16 @@ def _run(cell: Mapping[str, Any], device: str, stages: Stages, found: dict[str, 
     estimator = method(**{"n_clusters": cell["n_clusters"], **session, **cell["parameters"]})
     found["config"] = estimator.get_params(deep=False)
     if cell["pretraining"]:
-        with TemporaryDirectory() as own:
-            _pretrain(estimator, cell, X, Path(cache or own), device, stages, found)
-            _fit(estimator, X, stages, found)
-    else:
-        _fit(estimator, X, stages, found)
+        assert cache is not None
+        _pretrain(estimator, cell, X, Path(cache), device, stages, found)
+    with stages("fit"):
+        estimator.fit(X)
+    found["phases"] = phase_seconds(getattr(estimator, "history_", []))
     found["stop_reason"] = getattr(estimator, "stop_reason_", None)
     labels = np.asarray(estimator.labels_)
     found["live_clusters"] = len(np.unique(labels))
     with stages("score"):
         found |= score(data.y if rows is None else data.y[rows], labels)
-
-
-def _fit(estimator: Any, X: np.ndarray, stages: Stages, found: dict[str, Any]) -> None:
-    with stages("fit"):
-        estimator.fit(X)
-    found["phases"] = phase_seconds(getattr(estimator, "history_", []))
 
 
 def _pretrain(
@@ -215,8 +208,7 @@ def main(request_path: str, result_path: str) -> None:
     for module in request["plugins"]:
         importlib.import_module(module)
     before = environment()  # of the sources as they are imported, not as they may be hours later
-    cache = request["cache"] or str(Path(result_path).parent / "models")  # which the runner removes
-    result = {**before, **run_cell(request["cell"], request["device"], cache)}
+    result = {**before, **run_cell(request["cell"], request["device"], request["cache"])}
     partial = Path(f"{result_path}.partial")
     partial.write_text(json.dumps(to_json(result)), encoding="utf-8")
     os.replace(partial, result_path)

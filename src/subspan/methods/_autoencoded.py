@@ -149,7 +149,7 @@ class AutoencoderClusterer(Clusterer):
     @property
     def _family(self) -> type[AutoencoderClusterer]:
         """Estimators whose auto-encoder sees samples on the same scale."""
-        return StackedClusterer if isinstance(self, StackedClusterer) else AutoencoderClusterer
+        return AutoencoderClusterer
 
     def _scaling(self, samples: Samples) -> Scaling:
         return self.scaling_
@@ -242,6 +242,10 @@ class StackedClusterer(AutoencoderClusterer):
     _sizes: ClassVar[dict[str, Any]] = {"latent_dim": 10, "hidden": [500, 500, 2000]}
     _epochs: ClassVar[dict[str, int]] = {"layers": 180, "autoencoder": 360}
     _rates: ClassVar[dict[str, float]] = {"layers": 1e-3, "autoencoder": 1e-3}
+
+    @property
+    def _family(self) -> type[AutoencoderClusterer]:
+        return StackedClusterer
 
     def _scaling(self, samples: Samples) -> Scaling:
         return unit_mean_square(samples.with_scaling(self.scaling_))
