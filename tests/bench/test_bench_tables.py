@@ -117,6 +117,11 @@ def test_published_figures_for_one_variant_stay_with_it():
     assert published_for(figures, "good", "elsewhere", "raw") == []
 
 
+def test_the_seconds_of_a_pre_training_that_another_cell_did_count(suite, records):
+    lines = summarise(suite, [record | {"shared_seconds": 5.0} for record in records], []).sections[0].lines
+    assert lines[0].seconds == 15.0
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(9.6, "10 s"), (99.9, "100 s"), (210, "3.5 min"), (7560, "2.1 h")])
 def test_durations(seconds, text):
     assert duration(seconds) == text

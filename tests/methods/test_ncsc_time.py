@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ import torch
 from ncsc_cases import digits, planted
 
 from subspan import NCSC
+from subspan._validation import check_samples
 from subspan.methods import _ncsc_time
 from subspan.methods._ncsc_stages import ClassifierStage
 from subspan.methods._ncsc_time import expected_seconds, spoken
+from subspan.multiscale import make_scattering
 
 
 def expected(monkeypatch, model, X):
@@ -90,3 +93,13 @@ def test_each_part_is_multiplied_as_often_as_it_is_done(monkeypatch):
 )
 def test_durations_in_words(seconds, words):
     assert spoken(seconds) == words
+
+
+def test_an_encoder_is_fitted_once_and_what_is_timed_is_encoding(monkeypatch):
+    samples = check_samples(digits(60))
+    encoder = make_scattering(samples.shape, samples.n)
+    fits, fit = [], type(encoder).fit_encode
+    monkeypatch.setattr(type(encoder), "fit_encode", lambda self, batches: fits.append(1) or fit(self, batches))
+    setting = SimpleNamespace(samples=samples, encoder=encoder, device=torch.device("cpu"))
+    assert _ncsc_time._encoding(setting) > 0
+    assert len(fits) == 1
