@@ -342,14 +342,14 @@ class _Loop:
     ) -> None:
         assert self.optimizer is not None
         terms = step.terms if isinstance(step, Step) else step
-        for name, term in terms.items():
-            value = float(term.detach())
+        stacked = torch.stack([term.reshape(()) for term in terms.values()])
+        for name, value in zip(terms, stacked.tolist(), strict=True):  # one wait for the device, not one per term
             self.check_finite(f"loss term '{name}'", value, phase)
             values.setdefault(name, []).append(value)
         self.optimizer.zero_grad(set_to_none=True)
         moved = self.parameters_of(phase, step.player) if isinstance(step, Step) else None
         # Adam passes over parameters without a gradient: neither they nor their moments change
-        torch.stack([term.reshape(()) for term in terms.values()]).sum().backward(inputs=moved)
+        stacked.sum().backward(inputs=moved)
         factor = phase.learning_rate_factor(progress)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
