@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -60,6 +61,9 @@ class Halves(BaseEstimator):
         if self.learning_rate < 0:
             raise ValueError("learning_rate must\n   be positive")
         return {"memory_bytes": 3 * 2**20}
+
+    def resolved_parameters(self, X):
+        return {"epochs": {"joint": 3}}
 
     def fit(self, X, y=None):
         assert y is None
@@ -218,6 +222,7 @@ def test_dry_run_prints_configuration_and_memory_and_stops(photos: Path, tmp_pat
     result = call("fit", photos, "-k", 2, "--dry-run", "--out", tmp_path / "run", "--set", "learning_rate=1e-4")
     assert "learning_rate=0.0001" in result.stdout
     assert "about 3 MiB expected" in result.stdout
+    assert re.search(r'^resolved: +epochs=\{"joint": 3\}$', result.stdout, re.MULTILINE)
     assert Halves.fits == []
     assert not (tmp_path / "run").exists()
 

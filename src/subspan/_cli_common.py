@@ -136,7 +136,7 @@ def compact(config: Mapping[str, Any], width: int = 110) -> str:
         line = f"{key + ':':<12}"
         for name, item in value.items():
             part = f" {name}={item if isinstance(item, str) else json.dumps(item)}"
-            if len(line) + len(part) > width:
+            if len(line) + len(part) > width and line.rstrip()[-1:] not in ("", ":"):
                 lines.append(line)
                 line = " " * 12
             line += part

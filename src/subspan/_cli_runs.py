@@ -115,7 +115,7 @@ def make_estimator(request: FitRequest) -> Any:
 
 
 def resolve(request: FitRequest, estimator: Any, data: Dataset) -> dict[str, Any]:
-    """The whole configuration: every parameter, the source, the versions."""
+    """The whole configuration: every parameter, what those left open stand for, the source, the versions."""
     path = Path(request.source).expanduser()
     is_known = request.source in known_names()
     return {
@@ -129,6 +129,7 @@ def resolve(request: FitRequest, estimator: Any, data: Dataset) -> dict[str, Any
             "skipped": len(data.skipped),
         },
         "parameters": estimator.get_params(deep=False),
+        "resolved": estimator.resolved_parameters(data.X),
         "versions": versions(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -12,7 +12,7 @@ import os
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -65,6 +65,9 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
     checkpoint_dir: Any  # of methods that are trained
     resume: bool
 
+    _epochs: ClassVar[dict[str, int]] = {}  # of each phase, unless the parameter ``epochs`` says otherwise
+    _rates: ClassVar[dict[str, float]] = {}  # likewise, ``learning_rates``
+
     def fit(self, X, y=None):
         """Cluster the samples of X.
 
@@ -104,6 +107,12 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
     def transform(self, X) -> np.ndarray:
         """Codes of the samples of X, float32 of shape (n, d)."""
         return self._map(X, self._codes)
+
+    def resolved_parameters(self, X) -> dict[str, Any]:
+        """Values that a fit on X takes for parameters that leave some open ("auto", None, a part of the phases)."""
+        self._validate_parameters()
+        tables: dict[str, dict[str, Any]] = {"epochs": self._epochs, "learning_rates": self._rates}
+        return {name: {**table, **(getattr(self, name) or {})} for name, table in tables.items() if table}
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the fitted model as ``model.json`` and ``model.safetensors`` into a folder; no pickle.

@@ -136,6 +136,21 @@ def test_labels_given_to_fit_change_nothing(name, fitted):
         assert np.array_equal(other.predict(X), model.predict(X))
 
 
+def test_resolved_parameters_are_the_given_ones_and_the_defaults(name):
+    X, _ = planted(name)
+    model = build(name)
+    found = model.resolved_parameters(X)
+    assert set(found) <= set(model.get_params())
+    for table in ("epochs", "learning_rates"):
+        given = model.get_params().get(table)
+        if isinstance(given, dict):
+            assert found[table].items() > given.items() or found[table] == given
+    if "learning_rates" in model.get_params():
+        wrong = build(name, learning_rates={"nonsense": 1.0})
+        with pytest.raises(InvalidInputError, match="nonsense"):
+            wrong.resolved_parameters(X)
+
+
 def test_fit_predict_is_fit_then_labels(name, fitted):
     model, X, _ = fitted
     with warnings.catch_warnings():

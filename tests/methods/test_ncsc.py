@@ -291,6 +291,20 @@ def test_prior_moves_the_sizes():
     assert sizes["unequal"].max() > sizes["uniform"].max() + 0.2
 
 
+def test_resolved_parameters_name_what_a_recipe_takes():
+    images = digits(200)
+    paper = NCSC(10, recipe="paper", epochs={"starts": 3}).resolved_parameters(images)
+    assert (paper["gamma"], paper["u"], paper["balance"]) == (30.0, (0.9, 0.9), (4.0, 1.0))
+    assert (paper["encoder"], paper["head"]) == ("conv", "conv")
+    assert paper["epochs"] == {"autoencoder": 30, "subspace": 1, "starts": 3, "classifier": 6, "collaboration": 3}
+    assert paper["learning_rates"]["encoder"] == 1e-5
+    assert paper["overcluster"] == 1.0  # ten samples for each of twenty clusters would be too few
+    chosen = NCSC(10, gamma=2.0).resolved_parameters(np.repeat(images, 3, axis=0))
+    assert (chosen["encoder"], chosen["gamma"], chosen["overcluster"]) == ("by the data", 2.0, 2.0)
+    assert chosen["n_neighbors"] == 10
+    assert NCSC(10).resolved_parameters(images)["gamma"] == "by the data"
+
+
 def test_resources_are_estimated_without_training():
     model = NCSC(3, recipe="paper", self_expression="parameter", batch_size=50)
     estimate = model.estimate_resources(planted(n=60)[0])

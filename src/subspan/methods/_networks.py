@@ -129,7 +129,6 @@ class NetworkClusterer(Clusterer):
     checkpoint_dir: Any = None
     resume: bool = False
 
-    _rates: ClassVar[dict[str, float]] = {}
     _kmeans: ClassVar[bool] = False  # a method with the choice has it as a property
 
     def _build(self, shape: tuple[int, ...]) -> dict[str, nn.Module]:

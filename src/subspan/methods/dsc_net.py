@@ -16,7 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -35,8 +35,6 @@ from subspan.progress import Progress
 from subspan.self_expression import LearnedSelfExpression
 from subspan.training import Phase, Record, train
 
-EPOCHS = {"autoencoder": 30, "self_expression": 500}
-RATES = {"autoencoder": 1e-3, "encoder": 1e-3, "self_expression": 1e-3}
 MIN_STEPS = 50  # of pre-training per epoch
 _COPIES = 9  # of C in a step: weight, gradient, two moments of Adam, masked weight, and temporaries of both passes
 
@@ -159,6 +157,9 @@ class DSCNet(SelfExpressiveClusterer):
     checkpoint_dir: Any = None
     resume: bool = False
 
+    _epochs: ClassVar[dict[str, int]] = {"autoencoder": 30, "self_expression": 500}
+    _rates: ClassVar[dict[str, float]] = {"autoencoder": 1e-3, "encoder": 1e-3, "self_expression": 1e-3}
+
     @property
     def n_iter_(self) -> int:
         """Epochs of the training of C."""
@@ -185,7 +186,7 @@ class DSCNet(SelfExpressiveClusterer):
     def _phases(
         self, samples: Samples, rows: np.ndarray, encoder: Encoder, layer: LearnedSelfExpression
     ) -> list[Phase]:
-        epochs, rates = EPOCHS | (self.epochs or {}), RATES | (self.learning_rates or {})
+        epochs, rates = self._epochs | (self.epochs or {}), self._rates | (self.learning_rates or {})
         phases: list[Phase] = []
         if encoder.trainable:
             phases.append(
@@ -259,5 +260,5 @@ class DSCNet(SelfExpressiveClusterer):
         if self.lambda_expression is not None:
             check_number("lambda_expression", self.lambda_expression, 0.0)
         check_integer("batch_size", self.batch_size, 1)
-        check_overrides("epochs", self.epochs, EPOCHS, whole=True)
-        check_overrides("learning_rates", self.learning_rates, RATES)
+        check_overrides("epochs", self.epochs, self._epochs, whole=True)
+        check_overrides("learning_rates", self.learning_rates, self._rates)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,6 @@ from subspan.progress import Progress
 from subspan.training import Phase, Record, settled, train
 
 PHASE = "subspaces"
-EPOCHS = {"autoencoder": 30, PHASE: 20}
-RATES = {"autoencoder": 1e-3, "encoder": 1e-4, "bases": 0.1}
 GAMMA, KEEP = 30.0, 0.1  # self-expression of the sample that starts the subspaces: see docs/methods/k_scn.md
 MIN_STEPS = 50  # per epoch
 LIBRARIES = 400_000_000  # bytes
@@ -238,6 +236,9 @@ class KSCN(Clusterer):
     checkpoint_dir: Any = None
     resume: bool = False
 
+    _epochs: ClassVar[dict[str, int]] = {"autoencoder": 30, PHASE: 20}
+    _rates: ClassVar[dict[str, float]] = {"autoencoder": 1e-3, "encoder": 1e-4, "bases": 0.1}
+
     def estimate_resources(self, X) -> dict[str, int]:
         """Expected peak memory of ``fit`` on X in bytes; nothing is trained."""
         self._validate_parameters()
@@ -263,7 +264,7 @@ class KSCN(Clusterer):
         self.labels_ = assign(subspaces.points(codes), subspaces.bases)[0].cpu().numpy()
 
     def _train(self, samples: Samples, encoder: Encoder, subspaces: Subspaces, start: Start, seed: int) -> None:
-        epochs, rates = EPOCHS | (self.epochs or {}), RATES | (self.learning_rates or {})
+        epochs, rates = self._epochs | (self.epochs or {}), self._rates | (self.learning_rates or {})
         phases = [
             Reconstruction(
                 samples,
@@ -369,5 +370,5 @@ class KSCN(Clusterer):
             check_integer(name, getattr(self, name), 1)
         check_number("lambda_residual", self.lambda_residual, 0.0)
         check_number("tolerance", self.tolerance, 0.0)
-        check_overrides("epochs", self.epochs, EPOCHS, whole=True)
-        check_overrides("learning_rates", self.learning_rates, RATES)
+        check_overrides("epochs", self.epochs, self._epochs, whole=True)
+        check_overrides("learning_rates", self.learning_rates, self._rates)

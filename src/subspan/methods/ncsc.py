@@ -12,8 +12,9 @@ Two modules label pairs of samples for each other:
 - the subspace loss ``L_sub = ||C||^2 + lambda_1 / 2 ||Z - CZ||^2 + 1/2 ||X - Xhat||^2``            (Eq. 9)
 - the cluster of a sample             ``argmax nu``                                                  (Eq. 10)
 
-Algorithm 1 trains in three stages (auto-encoder and C on Eq. 9; classifier on Eq. 5; everything on Eq. 8) and needs no
-spectral clustering. Losses live in :mod:`subspan.losses`, the stages in :mod:`subspan.methods._ncsc_stages`.
+Algorithm 1 trains in three stages (auto-encoder and C on Eq. 9; classifier on Eq. 5; everything on Eq. 8); labels are
+the classifier's, also those of new samples. Losses live in :mod:`subspan.losses`, the stages in
+:mod:`subspan.methods._ncsc_stages`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -216,6 +217,8 @@ class NCSC(Clusterer):
     checkpoint_dir: Any = None
     resume: bool = False
 
+    _rates: ClassVar[dict[str, float]] = RATES
+
     def _fit(self, samples: Samples, seed: int) -> None:
         check_n_clusters(self.n_clusters, samples.n)
         if self.augmentation is not None and samples.kind == "vector":
@@ -238,7 +241,7 @@ class NCSC(Clusterer):
             setting,
             heads,
             epochs=resolve_epochs(self.recipe, self.epochs),
-            rates=RATES | (self.learning_rates or {}),
+            rates=self._rates | (self.learning_rates or {}),
             tolerance=self.tolerance,
         )
         if self.verbose:
@@ -346,6 +349,22 @@ class NCSC(Clusterer):
         check_is_fitted(self, "labels_")
         limit = MAX_POSITIVES if self.recipe == "paper" else self._n_neighbors(len(self.labels_))
         return {"u": check_pair(self._auto("u"))[1], "l": self.l, "limit": limit}
+
+    def resolved_parameters(self, X) -> dict[str, Any]:
+        """Values that a fit on X takes for parameters that leave some open; "by the data" is found from codes."""
+        defaults = super().resolved_parameters(X)
+        samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
+        encoder = self._encoder(samples, 0)
+        found: dict[str, Any] = {
+            "encoder": "by the data" if self._is_open(samples) else encoder.name,
+            "head": self._heads(encoder, 1, self.n_clusters).name,
+            "gamma": self._auto("gamma") or "by the data",
+            "overcluster": self._n_fine(samples.n) / self.n_clusters,
+            "epochs": resolve_epochs(self.recipe, self.epochs),
+        }
+        if self.recipe == "global":
+            found["n_neighbors"] = self._n_neighbors(samples.n)
+        return defaults | found | {name: check_pair(self._auto(name)) for name in ("u", "balance")}
 
     def estimate_resources(self, X) -> dict[str, Any]:
         """Expected peak memory of ``fit`` on X in bytes, by part; nothing is trained."""
