@@ -56,8 +56,8 @@ class Setting:
         if self.augmentation is None:
             return self.codes[batch]
         with torch.no_grad():
-            x = augment(self.samples.batch(batch.cpu()), gen, **(UNCHANGED | self.augmentation))
-            return self.encoder.encode(x.to(self.device))
+            x = self.samples.batch(batch.cpu()).to(self.device)
+            return self.encoder.encode(augment(x, gen, **(UNCHANGED | self.augmentation)))
 
     def positives(self, u: float, gen: torch.Generator) -> Pairs:
         """Pairs with ``A_s > u`` by self-expression within the batches."""

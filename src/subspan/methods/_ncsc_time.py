@@ -107,7 +107,7 @@ def _search(setting: Setting) -> float:
     rows = torch.randn(min(10 * BATCH, n), setting.encoder.n_codes, generator=generator(0)).to(setting.device)
     few = rows[:BATCH]
     product = _timed(lambda: few @ rows.T) / (len(few) * len(rows))
-    return SEARCH * product * n * n * (1.0 if n <= EXACT else INVERTED)
+    return SEARCH * product * n * n * (1.0 if n <= EXACT or rows.is_cuda else INVERTED)
 
 
 def _self_expression(setting: Setting) -> float:
