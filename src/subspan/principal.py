@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from scipy.linalg import eigh
 from scipy.linalg.blas import dsyrk
 
 BLOCK = 1024  # rows that are gathered before they are added up
 MAX_ROWS = 1024  # rows up to which they are kept as they are
+CPU = torch.device("cpu")
 MAX_EXACT = 4096  # features up to which the full covariance is kept
 
 
@@ -28,9 +30,12 @@ class StreamingPCA:
     groups : int
     k : int
         Components that will be asked for.
+    device : torch.device
+        Where eigenvectors are computed.
     """
 
-    def __init__(self, d: int, groups: int, k: int) -> None:
+    def __init__(self, d: int, groups: int, k: int, device: torch.device = CPU) -> None:
+        self.device = device
         self.n, self.mean = 0, np.zeros(d)
         self.group_squares, self.spread = np.zeros(groups), np.zeros(d)
         self.factor, self.limit = np.zeros((0, d)), max(MAX_ROWS, 4 * k)
@@ -67,7 +72,7 @@ class StreamingPCA:
                 return
             if d > MAX_EXACT:
                 scaled = rows * self.scale()
-                _, left = eigh(scaled @ scaled.T, subset_by_index=[len(rows) - self.limit // 2, len(rows) - 1])
+                _, left = leading_eigenpairs(scaled @ scaled.T, self.limit // 2, self.device)
                 self.factor = left.T @ rows
                 return
             self.matrix, self.factor = np.zeros((d, d), order="F"), rows[:0]
@@ -103,8 +108,7 @@ class StreamingPCA:
             gram = self.matrix * scale[:, None] * scale
         else:
             gram = scaled @ scaled.T if short else scaled.T @ scaled
-        size = len(gram)
-        values, vectors = eigh(gram, lower=True, subset_by_index=[max(0, size - k), size - 1])
+        values, vectors = leading_eigenpairs(gram, k, self.device)
         values, vectors = values[::-1], vectors[:, ::-1]
         keep = values > 1e-10 * max(values[0], np.finfo(float).tiny)
         if short:
@@ -113,3 +117,12 @@ class StreamingPCA:
         vectors = vectors * np.where(keep, np.sign(largest), 0.0)
         missing = k - len(values)
         return np.pad(values * keep / (self.n - 1), (0, missing)), np.pad(vectors, ((0, 0), (0, missing)))
+
+
+def leading_eigenpairs(matrix: np.ndarray, k: int, device: torch.device = CPU) -> tuple[np.ndarray, np.ndarray]:
+    """The k largest eigenvalues (k,), ascending, and vectors (n, k), of a matrix whose lower triangle is given."""
+    first = max(0, len(matrix) - k)
+    if device.type == "cpu":
+        return eigh(matrix, lower=True, subset_by_index=[first, len(matrix) - 1])
+    values, vectors = torch.linalg.eigh(torch.from_numpy(matrix).to(device))
+    return values[first:].cpu().numpy(), vectors[:, first:].cpu().numpy()

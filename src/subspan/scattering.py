@@ -253,7 +253,7 @@ class ScatteringEncoder(Encoder):
         return torch.cat([part @ self.projection + self.offset for part in kept])
 
     def _fit(self, blocks: Iterable[Tensor]) -> None:
-        pca = StreamingPCA(self.n_coefficients, len(self.channel_norm), self.n_codes)
+        pca = StreamingPCA(self.n_coefficients, len(self.channel_norm), self.n_codes, self.projection.device)
         for block in blocks:
             pca.add(block.cpu().numpy())
         pca.flush()
