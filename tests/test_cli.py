@@ -238,6 +238,12 @@ def test_predict_brings_new_images_to_the_size_of_the_training(photos: Path, tmp
     assert (tmp_path / "out" / "labels.csv").read_text() == "name,label\nx.png,1\ny.png,0\n"
 
 
+def test_predict_does_not_write_a_table_under_a_foreign_name(photos: Path, tmp_path: Path) -> None:
+    call("fit", photos, "-k", 2, "--out", tmp_path / "run")
+    fails("predict", tmp_path / "run", photos, "--out", tmp_path / "labels.parquet", message="give a name in .csv")
+    assert not (tmp_path / "labels.parquet").exists()
+
+
 def test_predict_refuses_another_shape(photos: Path, tmp_path: Path) -> None:
     call("fit", photos, "-k", 2, "--out", tmp_path / "run")
     np.save(tmp_path / "x.npy", np.ones((3, 5)))
@@ -370,7 +376,9 @@ def test_wrong_words_get_one_sentence(photos: Path, tmp_path: Path) -> None:
     fails(*fit("--set", "n_clusters=4"), message="use --n-clusters")
     fails(*fit("--set", "epochs=1", "--set", "epochs=2"), message="twice")
     fails(*fit("--set", "learning_rate=-1"), message="learning_rate must be positive (add --debug")
-    fails(*fit("--method", "ncs"), message="There is no method 'ncs': choose one of ncsc")
+    fails(*fit("--method", "ncs"), message="There is no method 'ncs': did you mean ncsc?")
+    fails(*fit("--method", "foo"), message=f"There is no method 'foo': choose one of {', '.join(METHODS)}.")
+    fails(*fit("--set", "foo=1"), message="has no parameter 'foo': there are ")
     fails(*fit("--color", "blue"), message="choose 'auto', 'gray' or 'rgb'")
     fails("fit", photos, "-k", 0, "--out", tmp_path / "run", message="n_clusters is 0")
     fails("fit", photos, "-k", 2, message="add --out RUN")

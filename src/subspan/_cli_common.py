@@ -119,8 +119,9 @@ def build_estimator(cls: type, name: str, parameters: Mapping[str, Any]) -> Any:
     valid = [key for key in inspect.signature(cls).parameters if key not in ("self", "args", "kwargs")]
     for key in parameters:
         if key not in valid:
-            near = difflib.get_close_matches(key, valid, n=3, cutoff=0.5) or sorted(valid)
-            raise InvalidInputError(f"Method {name} has no parameter '{key}': did you mean {' or '.join(near)}?")
+            near = difflib.get_close_matches(key, valid, n=3, cutoff=0.5)
+            advice = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(valid))}."
+            raise InvalidInputError(f"Method {name} has no parameter '{key}': {advice}")
     return cls(**parameters)
 
 

@@ -241,6 +241,8 @@ def load_like(run: Run, source: str, labels: str = "none") -> Dataset:
 
 def predict(run_path: Path, source: str, out: Path) -> None:
     """Label new data with the model of a run; images of a folder get the size and colours of the training."""
+    if out.suffix not in ("", ".csv", ".txt"):
+        raise InvalidInputError(f"--out is {out.name}, but labels are written as a CSV table: give a name in .csv.")
     run = load_run(run_path)
     estimator = load_model(run)
     data = load_like(run, source)

@@ -16,6 +16,7 @@ from subspan.errors import InvalidInputError
 from subspan.methods import METHODS
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage
 from subspan.neighbours import GlobalSelfExpression
+from subspan.principal import leading_eigenpairs
 from subspan.scattering import Scattering2D
 from subspan.self_expression import closed_form_coefficients, ridge_weight, self_expression_terms
 
@@ -82,6 +83,14 @@ def test_scattering():
     transform = Scattering2D((28, 28))
     ours = transform(images)
     assert_near(ours, transform.to(DEVICE)(images.to(DEVICE)), 1e-3)
+
+
+def test_principal_components():
+    X = codes(60, 20).double()
+    matrix = (X.T @ X).tril().numpy()  # the lower triangle is enough
+    (values, vectors), (theirs, others) = (leading_eigenpairs(matrix, 5, torch.device(d)) for d in ("cpu", DEVICE))
+    np.testing.assert_allclose(theirs, values)
+    np.testing.assert_allclose(np.abs(others), np.abs(vectors), atol=1e-8)
 
 
 def test_convex_solvers():

@@ -78,8 +78,9 @@ def get_method(name: str) -> type:
         If there is no such method; the message names the nearest.
     """
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.4) or list(METHODS)
-        raise InvalidInputError(f"There is no method '{name}': choose one of {', '.join(near)}.")
+        near = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.5)
+        advice = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(METHODS)}."
+        raise InvalidInputError(f"There is no method '{name}': {advice}")
     return METHODS[name]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides, check_pair
 from subspan._resources import available_bytes
-from subspan.encoders import Encoder, IdentityEncoder
+from subspan.encoders import ENCODERS, Encoder, IdentityEncoder
 from subspan.errors import InvalidInputError, ResourceError
 from subspan.heads import Heads
 from subspan.merging import UNEVEN
@@ -61,6 +61,7 @@ def check_parameters(p: Mapping[str, Any]) -> None:
     InvalidInputError
     """
     check_choice("recipe", p["recipe"], tuple(AUTO))
+    check_choice("encoder", p["encoder"], ("auto", "scattering", *ENCODERS))
     check_choice("head", p["head"], ("auto", "conv", "mlp"))
     if p["head_width"] is not None:
         check_integer("head_width", p["head_width"], 1)

@@ -180,6 +180,9 @@ class NCSC(Clusterer):
        classifiers first learn these labels and spectral ones, then Eq. 5; the one with the lowest objective stays, or
        one that knew more about neighbours before Eq. 5. At most 30 positives are kept per sample, and a step draws one
        of them.
+    9. *Training.* The paper gives rates, but no batch size of pre-training and no schedule: 256 samples; in stage 2
+       the rate rises over the first 30 % and falls to zero along a cosine, and a step sees samples drawn from all
+       data, not a batch of 5000.
 
     References
     ----------
