@@ -122,6 +122,21 @@ def test_the_seconds_of_a_pre_training_that_another_cell_did_count(suite, record
     assert lines[0].seconds == 15.0
 
 
+def test_times_with_a_graphics_card_are_marked(suite, records):
+    with_card = {
+        "memory": {"peak_bytes": 1, "peak_gpu_bytes": 2},
+        "machine": {"cpu": "abacus", "cores": 2, "gpu": "slide rule"},
+    }
+    summary = summarise(suite, [records[0] | with_card, *records[1:]], [])
+    assert summary.sections[0].lines[0].cards == ("slide rule",)
+    assert not any(line.cards for line in summary.sections[0].lines[1:])
+    text = render(summary, "md")
+    assert "| 10 s ‡ |" in text
+    assert "- ‡ With a graphics card, slide rule, whose own memory is not counted." in text
+    assert "‡" not in render(summarise(suite, records, []), "md")
+    assert r"$^\ddagger$" in render(summary, "latex")
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(9.6, "10 s"), (99.9, "100 s"), (210, "3.5 min"), (7560, "2.1 h")])
 def test_durations(seconds, text):
     assert duration(seconds) == text

@@ -12,7 +12,9 @@ from subspan.bench.tables import Line, Section, Summary, name
 
 FORMATS = ("md", "html", "latex", "csv")
 _HEAD = ("method", "n", "ACC", "NMI", "ARI", "runs", "paper", "elsewhere", "live clusters", "time", "memory")
-_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "†": r"$^\dagger$"} | {c: f"\\{c}" for c in "&%$#_{}"}
+_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "†": r"$^\dagger$", "‡": r"$^\ddagger$"} | {
+    c: f"\\{c}" for c in "&%$#_{}"
+}
 _STYLE = (
     "body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}td,th{padding:.25em .7em;text-align:right;"
     "border-bottom:1px solid #ccc}td:first-child,th:first-child{text-align:left}tr.missing{color:#888}"
@@ -38,7 +40,7 @@ def cells(line: Line) -> list[str]:
         own,
         others,
         live(line.live),
-        "" if line.seconds is None else duration(line.seconds),
+        "" if line.seconds is None else duration(line.seconds) + (" ‡" if line.cards else ""),
         "" if line.peak_bytes is None else f"{line.peak_bytes / 1e9:.1f} GB",
     ]
 

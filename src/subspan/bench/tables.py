@@ -32,6 +32,7 @@ class Line:
     seconds: float | None  # median
     peak_bytes: int | None  # largest
     published: tuple[Figure, ...]
+    cards: tuple[str, ...] = ()  # graphics cards that some of the seeds used
 
     @property
     def oracle(self) -> list[str]:
@@ -123,6 +124,7 @@ def _line(cell: Cell, records: list[Record], wanted: int, figures: list[Figure])
         seconds=statistics.median(map(_seconds, good)) if good else None,
         peak_bytes=max(peaks, default=None),
         published=tuple(published_for(figures, cell.row, cell.data, cell.postprocessing)),
+        cards=tuple(sorted({record["machine"]["gpu"] for record in good if record["memory"]["peak_gpu_bytes"]})),
     )
 
 
@@ -137,6 +139,8 @@ def _notes(sections: list[Section], records: Sequence[Record], unused: int) -> l
     notes.append("Every method is told the number of clusters.")
     if marked := [f"{name(line)} on {line.cell.data}: {', '.join(line.oracle)}" for line in lines if line.oracle]:
         notes.append(f"† Inputs that were chosen with labels. {'; '.join(marked)}.")
+    if cards := sorted({card for line in lines for card in line.cards}):
+        notes.append(f"‡ With a graphics card, {', '.join(cards)}, whose own memory is not counted.")
     sources = {f.source: f"{f.title}: {f.text}" for line in lines for f in line.published}
     notes += [f"{text}." for text in sources.values()]
     if unused:
