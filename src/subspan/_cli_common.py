@@ -131,13 +131,15 @@ def compact(config: Mapping[str, Any], width: int = 110) -> str:
 
     lines = []
     for key, value in to_json(config).items():
+        if value == {}:
+            continue
         if not isinstance(value, dict):
             lines.append(f"{key + ':':<12} {value}")
             continue
         line = f"{key + ':':<12}"
         for name, item in value.items():
             part = f" {name}={item if isinstance(item, str) else json.dumps(item)}"
-            if len(line) + len(part) > width and line.rstrip()[-1:] not in ("", ":"):
+            if len(line) + len(part) > width and len(line) > 12:
                 lines.append(line)
                 line = " " * 12
             line += part
