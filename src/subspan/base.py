@@ -111,8 +111,16 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
     def resolved_parameters(self, X) -> dict[str, Any]:
         """Values that a fit on X takes for parameters that leave some open ("auto", None, a part of the phases)."""
         self._validate_parameters()
-        tables: dict[str, dict[str, Any]] = {"epochs": self._epochs, "learning_rates": self._rates}
-        return {name: {**table, **(getattr(self, name) or {})} for name, table in tables.items() if table}
+        tables = {"epochs": self._all_epochs(), "learning_rates": self._all_rates()}
+        return {name: table for name, table in tables.items() if table}
+
+    def _all_epochs(self) -> dict[str, int]:
+        """Epochs of each phase: the parameter ``epochs``, and the defaults of what it leaves out."""
+        return {**self._epochs, **(getattr(self, "epochs", None) or {})} if self._epochs else {}
+
+    def _all_rates(self) -> dict[str, float]:
+        """Likewise, ``learning_rates``."""
+        return {**self._rates, **(getattr(self, "learning_rates", None) or {})} if self._rates else {}
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the fitted model as ``model.json`` and ``model.safetensors`` into a folder; no pickle.

@@ -180,10 +180,10 @@ class AutoencoderClusterer(Clusterer):
         return []
 
     def _epochs_of(self, phase: str) -> int:
-        return (self._epochs | (self.epochs or {}))[phase]
+        return self._all_epochs()[phase]
 
     def _rate_of(self, phase: str) -> float:
-        return (self._rates | (self.learning_rates or {}))[phase]
+        return self._all_rates()[phase]
 
     @torch.no_grad()
     def _label_all(self, samples: Samples) -> Tensor:

@@ -187,7 +187,7 @@ class NetworkClusterer(Clusterer):
             network.to(self._device).eval()
 
     def _rate(self, network: str) -> float:
-        return (self._rates | (self.learning_rates or {}))[network]
+        return self._all_rates()[network]
 
     def _validate_parameters(self) -> None:
         for name in ("width", "epochs"):

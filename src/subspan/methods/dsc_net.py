@@ -186,7 +186,7 @@ class DSCNet(SelfExpressiveClusterer):
     def _phases(
         self, samples: Samples, rows: np.ndarray, encoder: Encoder, layer: LearnedSelfExpression
     ) -> list[Phase]:
-        epochs, rates = self._epochs | (self.epochs or {}), self._rates | (self.learning_rates or {})
+        epochs, rates = self._all_epochs(), self._all_rates()
         phases: list[Phase] = []
         if encoder.trainable:
             phases.append(

@@ -264,7 +264,7 @@ class KSCN(Clusterer):
         self.labels_ = assign(subspaces.points(codes), subspaces.bases)[0].cpu().numpy()
 
     def _train(self, samples: Samples, encoder: Encoder, subspaces: Subspaces, start: Start, seed: int) -> None:
-        epochs, rates = self._epochs | (self.epochs or {}), self._rates | (self.learning_rates or {})
+        epochs, rates = self._all_epochs(), self._all_rates()
         phases = [
             Reconstruction(
                 samples,

@@ -243,8 +243,8 @@ class NCSC(Clusterer):
         stages = algorithm_1(
             setting,
             heads,
-            epochs=resolve_epochs(self.recipe, self.epochs),
-            rates=self._rates | (self.learning_rates or {}),
+            epochs=self._all_epochs(),
+            rates=self._all_rates(),
             tolerance=self.tolerance,
         )
         if self.verbose:
@@ -363,11 +363,13 @@ class NCSC(Clusterer):
             "head": self._heads(encoder, 1, self.n_clusters).name,
             "gamma": self._auto("gamma") or "by the data",
             "overcluster": self._n_fine(samples.n) / self.n_clusters,
-            "epochs": resolve_epochs(self.recipe, self.epochs),
         }
         if self.recipe == "global":
             found["n_neighbors"] = self._n_neighbors(samples.n)
         return defaults | found | {name: check_pair(self._auto(name)) for name in ("u", "balance")}
+
+    def _all_epochs(self) -> dict[str, int]:
+        return resolve_epochs(self.recipe, self.epochs)
 
     def estimate_resources(self, X) -> dict[str, Any]:
         """Expected peak memory of ``fit`` on X in bytes, by part; nothing is trained."""
@@ -386,7 +388,7 @@ class NCSC(Clusterer):
             n_codes,
             neighbours=0 if paper else self._n_neighbors(n),
             batch_size=self.batch_size,
-            joint=(paper or encoder.trainable) and resolve_epochs(self.recipe, self.epochs)["collaboration"] > 0,
+            joint=(paper or encoder.trainable) and self._all_epochs()["collaboration"] > 0,
             learned=self.self_expression == "parameter",
         )
 
