@@ -19,7 +19,11 @@ STACKED = {"encoder_options": {"latent_dim": 4, "hidden": [16]}, "n_init": 3}
 PRETRAINING = {"layers": 5, "autoencoder": 20}
 # what makes a method quick on the planted data; methods not named here run with their defaults
 SETTINGS = {
-    "ncsc": {"epochs": {"starts": 3, "classifier": 5, "collaboration": 1}, "n_starts": 2, "head_width": 32},
+    "ncsc": {
+        "epochs": {"starts": 3, "classifier": 5, "settling": 2, "collaboration": 1},
+        "n_starts": 2,
+        "head_width": 32,
+    },
     "dac": {"width": 16, "eta": 0.1, "passes": 2, "batch_size": 50, "block_size": 200, "random_state": 1},
     "clustergan": {
         "epochs": 3,

@@ -12,7 +12,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from subspan import NCSC
 
-TINY = {"epochs": {"classifier": 2, "collaboration": 1}, "n_starts": 1, "head_width": 16}
+TINY = {"epochs": {"classifier": 2, "settling": 1, "collaboration": 1}, "n_starts": 1, "head_width": 16}
 
 # {name of a check: why it cannot pass}; a check listed here that passes is an error
 EXPECTED_FAILURES: dict[str, str] = {}

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 
 from subspan import NCSC
 
-EPOCHS = {"autoencoder": 2, "subspace": 2, "starts": 2, "classifier": 2, "collaboration": 2}
+EPOCHS = {"autoencoder": 2, "subspace": 2, "starts": 2, "classifier": 2, "settling": 2, "collaboration": 2}
 STAGES = tuple(EPOCHS)
 SMALL = {"recipe": "paper", "epochs": EPOCHS, "n_starts": 2, "head_width": 16, "random_state": 0}
 

@@ -164,11 +164,11 @@ def test_memory_map_is_never_copied_whole(tmp_path, monkeypatch):
 
 def absurd(stage, rate):
     X, _ = planted(n=200)
-    options = {} if stage in ("starts", "classifier", "collaboration") else {"encoder": "mlp"}
+    options = {} if stage in ("starts", "classifier", "settling", "collaboration") else {"encoder": "mlp"}
     return NCSC(3, **(SMALL | options), learning_rates={stage: rate}).fit(X)
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "encoder", "starts", "classifier"])
+@pytest.mark.parametrize("stage", ["autoencoder", "encoder", "starts", "classifier", "settling"])
 @pytest.mark.filterwarnings("ignore::subspan.errors.CollapseWarning")
 def test_absurd_learning_rates_raise_a_named_error(stage):
     with pytest.raises((DivergenceError, SelfExpressionError)):
@@ -296,7 +296,14 @@ def test_resolved_parameters_name_what_a_recipe_takes():
     paper = NCSC(10, recipe="paper", epochs={"starts": 3}).resolved_parameters(images)
     assert (paper["gamma"], paper["u"], paper["balance"]) == (30.0, (0.9, 0.9), (4.0, 1.0))
     assert (paper["encoder"], paper["head"]) == ("conv", "conv")
-    assert paper["epochs"] == {"autoencoder": 30, "subspace": 1, "starts": 3, "classifier": 6, "collaboration": 3}
+    assert paper["epochs"] == {
+        "autoencoder": 30,
+        "subspace": 1,
+        "starts": 3,
+        "classifier": 6,
+        "settling": 0,
+        "collaboration": 3,
+    }
     assert paper["learning_rates"]["encoder"] == 1e-5
     assert paper["overcluster"] == 1.0  # ten samples for each of twenty clusters would be too few
     chosen = NCSC(10, gamma=2.0).resolved_parameters(np.repeat(images, 3, axis=0))

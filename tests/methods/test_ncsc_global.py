@@ -17,7 +17,8 @@ from subspan.methods._ncsc_stages import ClassifierStage, head_scores
 from subspan.multiscale import MultiScaleScattering
 from subspan.self_expression import ClosedFormSelfExpression
 
-FAST = {"epochs": {"starts": 2, "classifier": 2}, "n_starts": 2, "head_width": 32, "random_state": 0}
+FAST = {"epochs": {"starts": 2, "classifier": 2, "settling": 2}, "n_starts": 2, "head_width": 32, "random_state": 0}
+UNSETTLED = FAST | {"epochs": FAST["epochs"] | {"settling": 0}}
 
 
 def test_solves_planted_subspaces_that_k_means_cannot():
@@ -73,9 +74,10 @@ def test_saved_model_predicts_the_same(tmp_path):
         assert np.array_equal(one, other)
 
 
+@pytest.mark.parametrize("stage", ["classifier", "settling"])
 @pytest.mark.parametrize("encoder", ["scattering", "conv"])
-def test_resumed_run_ends_as_the_unbroken_one(tmp_path, encoder, monkeypatch):
-    """The process dies at the beginning of the last epoch of the classifiers."""
+def test_resumed_run_ends_as_the_unbroken_one(tmp_path, encoder, stage, monkeypatch):
+    """The process dies at the beginning of the last epoch of a stage of classifiers."""
     from subspan.methods import _ncsc_stages
 
     X, options = (
@@ -86,7 +88,7 @@ def test_resumed_run_ends_as_the_unbroken_one(tmp_path, encoder, monkeypatch):
     plain = _ncsc_stages.ClassifierStage.batches
 
     def dying(self, *args):
-        if self.name == "classifier" and self.epoch == 1:
+        if self.name == stage and self.epoch == 1:
             raise RuntimeError("killed")
         return plain(self, *args)
 
@@ -104,9 +106,9 @@ def test_trained_codes_are_refined_and_fixed_ones_are_not():
     X = digits(120)
     epochs = FAST["epochs"] | {"autoencoder": 1, "collaboration": 1}
     phases = [record["phase"] for record in NCSC(10, **(FAST | {"epochs": epochs}), encoder="conv").fit(X).history_]
-    assert set(phases) == {"autoencoder", "starts", "classifier", "collaboration"}
+    assert set(phases) == {"autoencoder", "starts", "classifier", "settling", "collaboration"}
     phases = [record["phase"] for record in NCSC(10, **(FAST | {"epochs": epochs})).fit(X).history_]
-    assert set(phases) == {"starts", "classifier"}
+    assert set(phases) == {"starts", "classifier", "settling"}
 
 
 def test_neighbours_are_searched_once_for_resting_codes(monkeypatch):
@@ -186,7 +188,7 @@ def test_training_that_loses_information_is_not_taken(monkeypatch, loses):
 
     monkeypatch.setattr(ClassifierStage, "information", information)
     monkeypatch.setattr(ClassifierStage, "monitor", monitor)
-    model = NCSC(4, **FAST).fit(planted(k=4, n=200)[0])
+    model = NCSC(4, **UNSETTLED).fit(planted(k=4, n=200)[0])
     out, best = (kept[0][0], 1) if loses else kept[1]
     assert torch.equal(model.head_.out, out[best : best + 1])
 
@@ -202,7 +204,7 @@ def test_spectral_labels_are_one_of_the_proposals_of_small_sets(monkeypatch, lim
     seen = []
     start = ClassifierStage.start
     monkeypatch.setattr(ClassifierStage, "start", lambda self: (start(self), seen.append(self.targets)))
-    NCSC(4, **FAST).fit(X)
+    NCSC(4, **UNSETTLED).fit(X)
     assert seen[-1].shape == (6, 200)
     assert (evaluate(y, seen[-1][-1].numpy())["acc"] > 0.97) == (limit > 0)
 
@@ -226,7 +228,7 @@ def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, expec
 
     monkeypatch.setattr("subspan.methods._ncsc_stages.consensus", consensus)
     monkeypatch.setattr("subspan.methods._ncsc_stages.SPECTRAL", 0)
-    model = NCSC(4, prior=prior, **FAST).fit(planted(k=4, n=200)[0])
+    model = NCSC(4, prior=prior, **UNSETTLED).fit(planted(k=4, n=200)[0])
     torch.testing.assert_close(model.head_.prior, torch.tensor([expected]))
     assert set(asked) == {None if prior == "auto" else 0.0}
 
@@ -258,7 +260,7 @@ def test_classifiers_learn_from_changed_images(monkeypatch):
     still = {"rotation": 0.0, "zoom": 0.0, "brightness": 0.0, "crop": 0.0}
     assert all(given == still | {"shift": 0.1, "flip": True} for _, given in seen)
     assert {size for size, _ in seen} == {200}
-    assert len(seen) == sum(100 for _ in range(2))  # two stages of two epochs of 50 steps
+    assert len(seen) == sum(100 for _ in range(3))  # three stages of two epochs of 50 steps
     assert np.array_equal(first.predict_proba(X), NCSC(10, **options).fit(X).predict_proba(X))
     plain = NCSC(10, **(options | {"augmentation": None})).fit(X)
     assert not np.array_equal(first.predict_proba(X), plain.predict_proba(X))
@@ -283,7 +285,7 @@ def test_trained_codes_are_not_refined_unless_asked():
     options = FAST | {"encoder": "mlp"}
     X = planted(k=3, n=120)[0]
     model = NCSC(3, **(options | {"epochs": FAST["epochs"] | {"autoencoder": 1}})).fit(X)
-    assert {record["phase"] for record in model.history_} == {"autoencoder", "starts", "classifier"}
+    assert {record["phase"] for record in model.history_} == {"autoencoder", "starts", "classifier", "settling"}
     epochs = FAST["epochs"] | {"autoencoder": 1, "collaboration": 1}
     model = NCSC(3, **(options | {"epochs": epochs})).fit(X)
     assert model.history_[-1]["phase"] == "collaboration"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from ncsc_cases import SMALL, STAGES, digits, planted
+from ncsc_cases import EPOCHS, SMALL, STAGES, digits, planted
 
 from subspan import NCSC
+from subspan.losses import balance_loss
 from subspan.merging import label_information
 from subspan.methods import ncsc as module
-from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, find_pairs
+from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, find_pairs, head_scores
 from subspan.pairs import MAX_POSITIVES
 from subspan.self_expression import closed_form_coefficients
 
@@ -44,6 +45,12 @@ def first_terms(phase, n):
     return terms
 
 
+def classify(phases, n):
+    """The stages that leave a classifier for the last one, each with its first step."""
+    first_terms(phases["classifier"], n)
+    first_terms(phases["settling"], n)
+
+
 def gradients(modules, terms):
     """Names of the tensors that get a non-zero gradient from the sum of the terms."""
     for part in modules.values():
@@ -74,6 +81,7 @@ def test_every_parameter_learns_in_its_stage_and_no_other(monkeypatch, self_expr
         "subspace": parameters(modules, "encoder") | learned,
         "starts": parameters(modules, "starts"),
         "classifier": parameters(modules, "candidates"),
+        "settling": parameters(modules, "head"),
         "collaboration": parameters(modules, "encoder", "head") | learned,
     }
     assert list(phases) == list(STAGES)
@@ -88,7 +96,7 @@ def test_every_parameter_learns_in_its_stage_and_no_other(monkeypatch, self_expr
 def test_pairs_selected_by_the_last_stage_are_counted_anew_in_each_epoch(monkeypatch):
     X = digits(120)
     phases, _ = stages_of(monkeypatch, X, u=0.0, l=1.0)  # thresholds that take every pair
-    first_terms(phases["classifier"], len(X))
+    classify(phases, len(X))
     phase, gen = phases["collaboration"], torch.Generator().manual_seed(0)
     phase.start()
     for _ in range(2):
@@ -108,7 +116,7 @@ def test_teachers_learn_nothing_from_their_pupils(monkeypatch):
     with torch.no_grad():  # equal coefficients make A_s = 1 everywhere, where Eq. 7 is flat
         for weight in modules["layer"].parameters():
             weight.copy_(torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)))
-    first_terms(phases["classifier"], len(X))
+    classify(phases, len(X))
     terms = first_terms(phases["collaboration"], len(X))
     codes = {name for name in parameters(modules, "encoder") if name.startswith("encoder.encoder")}
     assert gradients(modules, [terms["L_pos"]]) == codes | parameters(modules, "head")
@@ -119,7 +127,7 @@ def test_teachers_learn_nothing_from_their_pupils(monkeypatch):
 def test_eq7_reaches_the_encoder_through_the_closed_form(monkeypatch):
     X = digits(120)
     phases, modules = stages_of(monkeypatch, X, u=0.3, l=1.0)
-    first_terms(phases["classifier"], len(X))
+    classify(phases, len(X))
     terms = first_terms(phases["collaboration"], len(X))
     found = gradients(modules, [terms["L_neg"]])
     assert found == {name for name in parameters(modules, "encoder") if name.startswith("encoder.encoder")}
@@ -159,10 +167,13 @@ def test_pairs_of_a_batch_give_every_sample_one_vote():
 def test_stages_follow_algorithm_1(monkeypatch):
     """Vectors skip the auto-encoder; one start skips the consensus; a learned C is trained before the classifier."""
     X, _ = planted(n=60)
-    assert list(stages_of(monkeypatch, X)[0]) == ["starts", "classifier", "collaboration"]
-    assert list(stages_of(monkeypatch, X, n_starts=1)[0]) == ["classifier", "collaboration"]
+    assert list(stages_of(monkeypatch, X)[0]) == ["starts", "classifier", "settling", "collaboration"]
+    assert list(stages_of(monkeypatch, X, n_starts=1)[0]) == ["classifier", "settling", "collaboration"]
+    unsettled = stages_of(monkeypatch, X, epochs=EPOCHS | {"settling": 0})
+    assert list(unsettled[0]) == ["starts", "classifier", "collaboration"]
+    assert set(unsettled[1]) == {"encoder", "layer", "starts", "candidates", "head"}
     learned, _ = stages_of(monkeypatch, X, self_expression="parameter")
-    assert list(learned) == ["subspace", "starts", "classifier", "collaboration"]
+    assert list(learned) == ["subspace", "starts", "classifier", "settling", "collaboration"]
     phases, _ = stages_of(monkeypatch, digits(60))
     assert list(phases) == list(STAGES)
     assert isinstance(phases["starts"], ClassifierStage)
@@ -184,9 +195,61 @@ def test_information_is_compressed_as_the_labels_were(monkeypatch):
 def test_the_last_stage_expects_the_sizes_of_its_classifier(monkeypatch):
     X, _ = planted(n=60)
     phases, _ = stages_of(monkeypatch, X)
-    first_terms(phases["classifier"], len(X))
+    classify(phases, len(X))
     phase = phases["collaboration"]
     even = first_terms(phase, len(X))["balance"]
     phase.head.prior.copy_(torch.tensor([[0.98, 0.01, 0.01]]))
     uneven = first_terms(phase, len(X))["balance"]
     assert not torch.allclose(even, uneven, rtol=0.01)
+
+
+def settling(monkeypatch, **options):
+    """The settling stage of planted data after its first step, and its modules."""
+    X, _ = planted(n=60)
+    phases, modules = stages_of(monkeypatch, X, **options)
+    phase, gen = phases["settling"], torch.Generator().manual_seed(0)
+    modules["chosen"].reset_parameters(gen)
+    phase.start()
+    phase.reset(gen, 0)
+    return phase, modules, gen
+
+
+def test_a_classifier_settles_with_the_sizes_that_it_has_found(monkeypatch):
+    phase, modules, gen = settling(monkeypatch, balance=(3.0, 1.0))
+    chosen, head = modules["chosen"], modules["head"]
+    assert torch.equal(chosen.out, head.out)
+    found = head_scores(chosen, phase.setting.codes)[0].exp().mean(dim=0)
+    assert (found - 1 / 3).abs().max() > 0.01
+    torch.testing.assert_close(head.prior[0], found)
+    index = phase.batches(60, gen)[0]
+    for progress in (0.0, 0.99):  # held with the weight of the beginning, throughout
+        phase.heads.eval()
+        term = next(iter(phase.losses(index, torch.Generator().manual_seed(1), progress)))["balance"]
+        head.prior.fill_(1 / 3)
+        even = next(iter(phase.losses(index, torch.Generator().manual_seed(1), progress)))["balance"]
+        head.prior.copy_(found[None])
+        assert even > term
+        partner = phase.pairs.walk(index, 1, torch.Generator().manual_seed(1))  # direct neighbours
+        log_p = head(phase.setting.codes[torch.cat([index, partner])]).log_softmax(dim=-1)
+        assert term.item() == pytest.approx(3.0 * balance_loss(log_p, head.prior).sum().item(), rel=1e-5)
+
+
+def test_sizes_that_are_given_are_expected_to_the_end(monkeypatch):
+    phase, modules, _ = settling(monkeypatch, prior=[6.0, 3.0, 1.0])
+    modules["chosen"].prior.copy_(torch.tensor([[0.6, 0.3, 0.1]]))  # as the candidates leave it
+    phase.start()
+    torch.testing.assert_close(modules["head"].prior, torch.tensor([[0.6, 0.3, 0.1]]))
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_settling_is_undone_if_it_knows_less_about_neighbours(monkeypatch, better):
+    phase, modules, gen = settling(monkeypatch)
+    phase.batches(60, gen)
+    chosen, head = modules["chosen"], modules["head"]
+    one = chosen if better else head
+    with torch.no_grad():
+        one.out.zero_()  # everything in one cluster: nothing is known about neighbours
+        head.out_bias.add_(0.25)  # a mark
+    phase.finish()
+    assert torch.equal(head.out_bias, chosen.out_bias) == (not better)
+    assert bool(head.out.any())

@@ -49,7 +49,7 @@ def expected(monkeypatch, model, X):
 )
 def test_expectation_is_of_the_right_order_and_changes_nothing(monkeypatch, capsys, options, images):
     X = digits(300) if images else planted(k=4, n=300)[0]
-    epochs = {"autoencoder": 2, "subspace": 1, "starts": 3, "classifier": 3, "collaboration": 1}
+    epochs = {"autoencoder": 2, "subspace": 1, "starts": 3, "classifier": 3, "settling": 3, "collaboration": 1}
     model = NCSC(4, random_state=0, epochs=epochs, **options)
     said, took = expected(monkeypatch, model, X)
     assert took / 10 < said < 10 * took
@@ -58,7 +58,12 @@ def test_expectation_is_of_the_right_order_and_changes_nothing(monkeypatch, caps
 
 def test_labels_do_not_depend_on_the_preflight_line():
     X = planted(k=4, n=200)[0]
-    options = {"epochs": {"starts": 2, "classifier": 2}, "n_starts": 2, "head_width": 32, "random_state": 0}
+    options = {
+        "epochs": {"starts": 2, "classifier": 2, "settling": 1},
+        "n_starts": 2,
+        "head_width": 32,
+        "random_state": 0,
+    }
     loud, quiet = (NCSC(4, verbose=v, **options).fit(X).predict_proba(X) for v in (1, 0))
     assert np.array_equal(loud, quiet)
 
@@ -77,12 +82,12 @@ def test_each_part_is_multiplied_as_often_as_it_is_done(monkeypatch):
         return 0.0
 
     monkeypatch.setattr("subspan.methods.ncsc.expected_seconds", counted)
-    epochs = {"autoencoder": 2, "subspace": 0, "starts": 2, "classifier": 3, "collaboration": 1}
+    epochs = {"autoencoder": 2, "subspace": 0, "starts": 2, "classifier": 3, "settling": 4, "collaboration": 1}
     options = {"epochs": epochs, "batch_size": 50, "random_state": 0, "verbose": 1, "encoder": "conv", "n_starts": 2}
     X = digits(200)
     NCSC(4, recipe="paper", **options).fit(X)
     steps = 2 * 50 * 256  # samples of pre-training: at least 50 steps of 256 per epoch
-    parts = {"_encoding": 400, "_reconstruction": steps, "_classifier": 5, "_search": 0, "_self_expression": 4 * 9}
+    parts = {"_encoding": 400, "_reconstruction": steps, "_classifier": 9, "_search": 0, "_self_expression": 4 * 13}
     assert seen == parts
     NCSC(4, **options).fit(X)
     assert seen == parts | {"_search": 1, "_self_expression": 0}

@@ -16,7 +16,7 @@ from subspan.heads import Heads
 from subspan.merging import UNEVEN
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_setting import UNCHANGED, Setting
-from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, SubspaceStage
+from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, SettlingStage, SubspaceStage
 from subspan.multiscale import make_scattering
 from subspan.pretraining import Reconstruction
 from subspan.self_expression import learned_bytes
@@ -26,13 +26,15 @@ AUTO: dict[str, dict[str, Any]] = {
     "paper": {"gamma": 30.0, "u": 0.9, "balance": (4.0, 1.0)},
     "global": {"gamma": None, "u": 0.0, "balance": (4.0, 0.5)},
 }
-EPOCHS = {"autoencoder": 30, "subspace": 1, "starts": 8, "classifier": 6, "collaboration": 3}
+EPOCHS = {"autoencoder": 30, "subspace": 1, "starts": 8, "classifier": 6, "settling": 8, "collaboration": 3}
+LEFT_OUT = {"paper": "settling", "global": "collaboration"}  # unless its epochs are given
 RATES = {
     "autoencoder": 1e-3,  # pre-training
     "encoder": 1e-5,  # the auto-encoder after pre-training
     "self_expression": 1e-3,  # of a learned C
     "starts": 3e-3,
     "classifier": 3e-3,
+    "settling": 3e-3,
     "collaboration": 1e-3,  # the head in the last stage
 }
 COMPRESSION = {"auto": None, "uniform": 0.0, "uneven": UNEVEN}  # by prior, see subspan.merging
@@ -48,9 +50,8 @@ def automatic(recipe: str, name: str, value: Any) -> Any:
 
 
 def resolve_epochs(recipe: str, epochs: Mapping[str, int] | None) -> dict[str, int]:
-    """Epochs of every stage. The global recipe leaves the last stage out unless it is asked for (see docs/log.md)."""
-    joint = {"collaboration": 0} if recipe == "global" else {}
-    return EPOCHS | joint | dict(epochs or {})
+    """Epochs of every stage. Each recipe leaves one out unless it is asked for (see docs/log.md)."""
+    return EPOCHS | {LEFT_OUT[recipe]: 0} | dict(epochs or {})
 
 
 def check_parameters(p: Mapping[str, Any]) -> None:
@@ -137,7 +138,11 @@ def algorithm_1(
     rates: Mapping[str, float],
     tolerance: float,
 ) -> list[Phase]:
-    """The stages of Algorithm 1; ``heads`` are the "starts" (if there are several), the "candidates" and the "head"."""
+    """The stages of Algorithm 1.
+
+    ``heads`` are the "starts" (if there are several), the "candidates", the "chosen" one of them (if it settles) and
+    the "head".
+    """
     in_batches = not isinstance(setting, GlobalSetting)
     trainable = setting.encoder.trainable
     learned = trainable or any(True for _ in setting.layer.parameters())
@@ -182,7 +187,7 @@ def algorithm_1(
 def _classifiers(
     setting: Setting, heads: Mapping[str, Heads], epochs: Mapping[str, int], rates: Mapping[str, float]
 ) -> list[Phase]:
-    """The starts, if there are several, and the candidates that learn from them."""
+    """The starts, if there are several, the candidates that learn from them, and the chosen one, which settles."""
     starts = None
     if "starts" in heads:
         starts = ClassifierStage(setting, heads["starts"], name="starts", epochs=epochs["starts"], rate=rates["starts"])
@@ -193,9 +198,15 @@ def _classifiers(
         epochs=epochs["classifier"],
         rate=rates["classifier"],
         starts=starts,
-        chosen=heads["head"],
+        chosen=heads.get("chosen", heads["head"]),
     )
-    return [candidates] if starts is None else [starts, candidates]
+    stages: list[Phase] = [candidates] if starts is None else [starts, candidates]
+    if "chosen" in heads:
+        settling = SettlingStage(
+            setting, heads["head"], epochs=epochs["settling"], rate=rates["settling"], before=heads["chosen"]
+        )
+        stages.append(settling)
+    return stages
 
 
 def memory_parts(

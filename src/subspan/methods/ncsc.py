@@ -130,11 +130,11 @@ class NCSC(Clusterer):
     lambda_cl : float
         Weight of Omega in Eq. 8.
     epochs : dict, optional
-        Overrides of the epochs of "autoencoder" (30), "subspace" (1), "starts" (8), "classifier" (6) and
-        "collaboration" (3; 0 in the global recipe, where it made trained codes worse).
+        Overrides of the epochs of "autoencoder" (30), "subspace" (1), "starts" (8), "classifier" (6), "settling" (8; 0
+        in the paper's recipe) and "collaboration" (3; 0 in the global recipe, where it made trained codes worse).
     learning_rates : dict, optional
         Overrides of "autoencoder" (1e-3), "encoder" (1e-5, after pre-training), "self_expression" (1e-3),
-        "starts" (3e-3), "classifier" (3e-3), "collaboration" (1e-3, the head).
+        "starts" (3e-3), "classifier" (3e-3), "settling" (3e-3), "collaboration" (1e-3, the head).
     tolerance : float
         The last stage stops when a smaller share of the labels changed in an epoch.
     channel_axis : {"auto", 1, -1}
@@ -236,6 +236,8 @@ class NCSC(Clusterer):
         if self.n_starts > 1:
             heads["starts"] = self._heads(encoder, self.n_starts, self._n_fine(samples.n))
         heads["candidates"] = self._heads(encoder, CANDIDATES if heads else 1, self.n_clusters)
+        if self._all_epochs()["settling"] > 0:
+            heads["chosen"] = self._heads(encoder, 1, self.n_clusters)
         heads["head"] = head = self._heads(encoder, 1, self.n_clusters)
         for part in heads.values():
             part.to(device)
