@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from test_laws import SETTINGS, build, clusters, fit, planted
 
 import subspan.base
+from interrupted import cut_off
 from subspan import NCSC, accuracy, load
 from subspan._random import generator
 from subspan.convex import lasso_admm, low_rank_admm, orthogonal_factor
@@ -22,10 +23,6 @@ from subspan.self_expression import closed_form_coefficients, ridge_weight, self
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
-class Cut(Exception):
-    pass
 
 
 def codes(n=300, d=12):
@@ -140,17 +137,7 @@ def test_a_fit_that_was_cut_off_goes_on(stage, tmp_path, monkeypatch):
     options = {"recipe": "paper", "encoder": "mlp", "device": DEVICE, "tolerance": 0.0}
     options["checkpoint_dir"] = tmp_path
     options["epochs"] = SETTINGS["ncsc"]["epochs"] | {"autoencoder": 2, "subspace": 2, "collaboration": 3}
-    monitor = stage.monitor
-
-    def cutting(self):
-        if self.epoch == 1:
-            raise Cut
-        return monitor(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, "monitor", cutting)
-        with pytest.raises(Cut):
-            fit(build("ncsc", **options), X)
+    cut_off(monkeypatch, stage, 1, lambda: fit(build("ncsc", **options), X))
     model = fit(build("ncsc", **options, resume=True), X)
     whole = fit(build("ncsc", **(options | {"checkpoint_dir": None})), X)
     assert model.stop_reasons_.keys() == whole.stop_reasons_.keys()

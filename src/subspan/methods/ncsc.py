@@ -111,12 +111,12 @@ class NCSC(Clusterer):
     affinity : {"confidence", "cosine"}
         Form of ``A_c`` in Eq. 6: ``p_i . p_j``, or the paper's cosine (deviation 5).
     balance : float, (float, float) or "auto"
-        Weight of ``KL(mean p || prior)`` at the beginning and at the end of stage 2; 0 leaves it out (deviation 5).
-        "auto": (4, 1) (paper), (4, 0.5) (global).
+        Weight of ``KL(mean p || prior)`` at the beginning and at the end of stage 2; 0 leaves it out (deviation 5). The
+        chosen classifier settles with that of the beginning. "auto": (4, 1) (paper), (4, 0.5) (global).
     prior : {"auto", "uniform", "uneven"} or array-like of shape (k,)
         Expected cluster sizes: equal; those on which the starts agree when sizes may differ (see
         :func:`subspan.merging.consensus`); or given ones. "auto": equal, unless uneven ones keep far more pairs
-        together.
+        together. Sizes that are not given are replaced by those of the chosen classifier when it settles.
     augmentation : dict, optional
         Random changes of images that keep what they show, for the samples from which classifiers learn (not their
         partners): "rotation" in degrees; "shift", "zoom" and "crop" relative to the side; "brightness"; "flip" (bool),
@@ -178,8 +178,8 @@ class NCSC(Clusterer):
     8. *Starts.* A single classifier ends in one of many local optima. Several are trained side by side; the small
        cells on which they agree are merged to k by the flow of the walk between them, in several ways. Final
        classifiers first learn these labels and spectral ones, then Eq. 5; the one with the lowest objective stays, or
-       one that knew more about neighbours before Eq. 5. At most 30 positives are kept per sample, and a step draws one
-       of them.
+       one that knew more about neighbours before Eq. 5. In the global recipe it then settles: it goes on
+       with the sizes that it has found. At most 30 positives are kept per sample, and a step draws one of them.
     9. *Training.* The paper gives rates, but no batch size of pre-training and no schedule: 256 samples; in stage 2
        the rate rises over the first 30 % and falls to zero along a cosine, and a step sees samples drawn from all
        data, not a batch of 5000.

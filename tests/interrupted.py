@@ -1,4 +1,4 @@
-"""What the tests of methods with a network share: a fit that is cut off, and its continuation."""
+"""What the tests of networks share: a fit that is cut off, and its continuation."""
 
 from __future__ import annotations
 
