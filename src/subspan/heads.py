@@ -109,7 +109,7 @@ class Heads(nn.Module):
 
     @torch.no_grad()
     def take(self, other: Heads, start: int) -> None:
-        """Become start number ``start`` of ``other`` (this object has one start)."""
+        """Become start number ``start`` of ``other``, with all starts of this object."""
         single = dict(other.named_parameters()) | dict(other.named_buffers())
         for name, target in (dict(self.named_parameters()) | dict(self.named_buffers())).items():
             source = single[name]

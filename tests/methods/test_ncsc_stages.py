@@ -11,6 +11,7 @@ from subspan import NCSC
 from subspan.losses import balance_loss
 from subspan.merging import label_information
 from subspan.methods import ncsc as module
+from subspan.methods._ncsc_settling import holds
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, find_pairs, head_scores
 from subspan.pairs import MAX_POSITIVES
 from subspan.self_expression import closed_form_coefficients
@@ -81,7 +82,7 @@ def test_every_parameter_learns_in_its_stage_and_no_other(monkeypatch, self_expr
         "subspace": parameters(modules, "encoder") | learned,
         "starts": parameters(modules, "starts"),
         "classifier": parameters(modules, "candidates"),
-        "settling": parameters(modules, "head"),
+        "settling": parameters(modules, "settling"),
         "collaboration": parameters(modules, "encoder", "head") | learned,
     }
     assert list(phases) == list(STAGES)
@@ -204,7 +205,7 @@ def test_the_last_stage_expects_the_sizes_of_its_classifier(monkeypatch):
 
 
 def settling(monkeypatch, **options):
-    """The settling stage of planted data after its first step, and its modules."""
+    """The settling stage of planted data before its first step, its modules and a generator."""
     X, _ = planted(n=60)
     phases, modules = stages_of(monkeypatch, X, **options)
     phase, gen = phases["settling"], torch.Generator().manual_seed(0)
@@ -215,41 +216,57 @@ def settling(monkeypatch, **options):
 
 
 def test_a_classifier_settles_with_the_sizes_that_it_has_found(monkeypatch):
-    phase, modules, gen = settling(monkeypatch, balance=(3.0, 1.0))
-    chosen, head = modules["chosen"], modules["head"]
-    assert torch.equal(chosen.out, head.out)
+    """Copies of the chosen one, each with its weight from the first step to the last, and direct neighbours."""
+    phase, modules, gen = settling(monkeypatch, balance=(4.0, 1.0))
+    chosen, copies = modules["chosen"], modules["settling"]
+    assert torch.equal(chosen.out.expand(3, -1, -1), copies.out)
     found = head_scores(chosen, phase.setting.codes)[0].exp().mean(dim=0)
     assert (found - 1 / 3).abs().max() > 0.01
-    torch.testing.assert_close(head.prior[0], found)
+    torch.testing.assert_close(copies.prior, found.expand(3, -1))
     index = phase.batches(60, gen)[0]
-    for progress in (0.0, 0.99):  # held with the weight of the beginning, throughout
-        phase.heads.eval()
-        term = next(iter(phase.losses(index, torch.Generator().manual_seed(1), progress)))["balance"]
-        head.prior.fill_(1 / 3)
-        even = next(iter(phase.losses(index, torch.Generator().manual_seed(1), progress)))["balance"]
-        head.prior.copy_(found[None])
-        assert even > term
-        partner = phase.pairs.walk(index, 1, torch.Generator().manual_seed(1))  # direct neighbours
-        log_p = head(phase.setting.codes[torch.cat([index, partner])]).log_softmax(dim=-1)
-        assert term.item() == pytest.approx(3.0 * balance_loss(log_p, head.prior).sum().item(), rel=1e-5)
+    partner = phase.pairs.walk(index, 1, torch.Generator().manual_seed(1))
+    copies.eval()
+    copies.prior.fill_(1 / 3)  # else the term is nearly zero for all
+    log_p = copies(phase.setting.codes[torch.cat([index, partner])]).log_softmax(dim=-1)
+    expected = (torch.tensor([1.0, 2.0, 4.0]) * balance_loss(log_p, copies.prior)).sum().item()
+    assert expected > 0.1
+    for progress in (0.0, 0.99):
+        terms = next(iter(phase.losses(index, torch.Generator().manual_seed(1), progress)))
+        assert terms["balance"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_sizes_are_held_with_the_weights_of_both_ends_and_one_between():
+    assert holds((4.0, 0.25)) == [0.25, 1.0, 4.0]
+    assert holds((1.0, 4.0)) == [1.0, 2.0, 4.0]
+    assert holds((2.0, 2.0)) == [2.0]
+    assert holds((4.0, 0.0)) == [0.0, 4.0]
 
 
 def test_sizes_that_are_given_are_expected_to_the_end(monkeypatch):
     phase, modules, _ = settling(monkeypatch, prior=[6.0, 3.0, 1.0])
     modules["chosen"].prior.copy_(torch.tensor([[0.6, 0.3, 0.1]]))  # as the candidates leave it
     phase.start()
-    torch.testing.assert_close(modules["head"].prior, torch.tensor([[0.6, 0.3, 0.1]]))
+    torch.testing.assert_close(modules["settling"].prior, torch.tensor([[0.6, 0.3, 0.1]]).expand(3, -1))
 
 
-@pytest.mark.parametrize("better", [True, False])
-def test_settling_is_undone_if_it_knows_less_about_neighbours(monkeypatch, better):
+@pytest.mark.parametrize("best", ["before", 0, 2])
+def test_settling_takes_what_knows_most_about_neighbours(monkeypatch, best):
     phase, modules, gen = settling(monkeypatch)
     phase.batches(60, gen)
-    chosen, head = modules["chosen"], modules["head"]
-    one = chosen if better else head
+    chosen, copies, head = modules["chosen"], modules["settling"], modules["head"]
     with torch.no_grad():
-        one.out.zero_()  # everything in one cluster: nothing is known about neighbours
-        head.out_bias.add_(0.25)  # a mark
+        kept = chosen.out.clone()
+        chosen.out.zero_()  # everything in one cluster: nothing is known about neighbours
+        copies.out.zero_()
+        if best == "before":
+            chosen.out.copy_(kept)
+        else:
+            copies.out[best] = kept[0]
+        for number, one in enumerate([chosen.out_bias, *copies.out_bias]):  # marks
+            one.fill_(float(number))
+    if best != "before":
+        assert phase.monitor()["start"] == best
+        assert phase.monitor()["live_clusters"] > 1
     phase.finish()
-    assert torch.equal(head.out_bias, chosen.out_bias) == (not better)
-    assert bool(head.out.any())
+    assert torch.equal(head.out, kept)
+    assert head.out_bias.unique().tolist() == [0.0 if best == "before" else best + 1.0]

@@ -16,7 +16,8 @@ from subspan.heads import Heads
 from subspan.merging import UNEVEN
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_setting import UNCHANGED, Setting
-from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, SettlingStage, SubspaceStage
+from subspan.methods._ncsc_settling import SettlingStage
+from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, SubspaceStage
 from subspan.multiscale import make_scattering
 from subspan.pretraining import Reconstruction
 from subspan.self_expression import learned_bytes
@@ -140,8 +141,8 @@ def algorithm_1(
 ) -> list[Phase]:
     """The stages of Algorithm 1.
 
-    ``heads`` are the "starts" (if there are several), the "candidates", the "chosen" one of them (if it settles) and
-    the "head".
+    ``heads`` are the "starts" (if there are several), the "candidates", and the "head"; where it settles, the
+    "chosen" candidate and copies of it, "settling".
     """
     in_batches = not isinstance(setting, GlobalSetting)
     trainable = setting.encoder.trainable
@@ -202,10 +203,16 @@ def _classifiers(
     )
     stages: list[Phase] = [candidates] if starts is None else [starts, candidates]
     if "chosen" in heads:
-        settling = SettlingStage(
-            setting, heads["head"], epochs=epochs["settling"], rate=rates["settling"], before=heads["chosen"]
+        stages.append(
+            SettlingStage(
+                setting,
+                heads["settling"],
+                epochs=epochs["settling"],
+                rate=rates["settling"],
+                before=heads["chosen"],
+                head=heads["head"],
+            )
         )
-        stages.append(settling)
     return stages
 
 

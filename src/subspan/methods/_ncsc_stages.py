@@ -96,7 +96,6 @@ class ClassifierStage(Phase):
     ):
         super().__init__(name, epochs, max(ANCHORS, ANCHORS_PER_CLUSTER * heads.n_clusters), *STEPS)
         self.setting, self.heads, self.rate, self.starts, self.chosen = setting, heads, rate, starts, chosen
-        self.balance = setting.balance  # weight at the beginning and at the end
         self.pairs: Pairs | None = None
         self.targets: Tensor | None = None  # labels on which the starts agree, (R, n)
         self.compression = 0.0  # with which they were found
@@ -149,10 +148,14 @@ class ClassifierStage(Phase):
         log_p = self.heads(z).log_softmax(dim=-1)
         log_p_i, log_p_j = log_p.chunk(2, dim=1)
         terms = {"L_pos": self.setting.pair_loss(log_p_i, log_p_j).sum()}  # Eq. 6, summed over starts
-        weight = _anneal(self.balance, progress)
-        if weight > 0:
-            terms["balance"] = weight * balance_loss(log_p, self.heads.prior).sum()
+        weights = self.balance(progress)
+        if max(weights) > 0:
+            terms["balance"] = (log_p.new_tensor(weights) * balance_loss(log_p, self.heads.prior)).sum()
         yield terms
+
+    def balance(self, progress: float) -> list[float]:
+        """Weight of the balance term, of each start or of all."""
+        return [_anneal(self.setting.balance, progress)]
 
     @property
     def sure(self) -> bool:
@@ -175,7 +178,7 @@ class ClassifierStage(Phase):
             i, j = log_p[:, rows[part]], log_p[:, self.pairs.partners[part]]
             total += (-torch.logsumexp(i + j, dim=-1) * weight[part]).sum(dim=-1)
         active = max(int((self.pairs.counts() > 0).sum()), 1)
-        return total / active + (self.balance[1] or 1.0) * balance_loss(log_p, self.heads.prior)
+        return total / active + (self.setting.balance[1] or 1.0) * balance_loss(log_p, self.heads.prior)
 
     def monitor(self) -> Record:
         assert self.pairs is not None
@@ -223,50 +226,6 @@ class ClassifierStage(Phase):
             labels = torch.from_numpy(spectral_labels(pairs.symmetric(), k, seed=0))
             found = torch.cat([found, labels[None].to(found.device)])
         return found[torch.arange(count) % len(found)], compression
-
-
-class SettlingStage(ClassifierStage):
-    """The end of stage 2: the chosen classifier goes on, and the balance term holds the sizes that it has found.
-
-    The balance is there to find clusters; once they are found, samples at their borders need not move for its sake. So
-    its prior becomes the mean scores of the chosen classifier, unless sizes were given, and its weight the one that
-    the search began with.
-
-    Parameters
-    ----------
-    head : Heads
-        Becomes the chosen classifier after this stage, or the chosen one itself if its labels held more
-        :func:`~subspan.merging.label_information`.
-    before : Heads
-        The chosen classifier.
-    """
-
-    def __init__(self, setting: Setting, head: Heads, *, epochs: int, rate: float, before: Heads):
-        super().__init__(setting, head, name="settling", epochs=epochs, rate=rate)
-        self.before = before
-        self.balance = (setting.balance[0],) * 2
-
-    @property
-    def sure(self) -> bool:
-        return True
-
-    def _expect_sizes(self) -> None:
-        """Those that the chosen classifier has found, or those given."""
-        self.heads.prior.copy_(self.before.prior)
-        if self.setting.prior is None:
-            self.heads.prior.copy_(head_scores(self.before, self.setting.codes).exp().mean(dim=1))
-
-    def reset(self, gen: torch.Generator, restart: int) -> None:
-        self.heads.take(self.before, 0)
-        self._expect_sizes()
-
-    def collapsed(self, record: Record) -> bool:
-        return False  # sizes are held, and what was worse to begin with gets no better by another try
-
-    def finish(self) -> None:
-        before, after = (self.information(head_scores(one, self.setting.codes)[0]) for one in (self.before, self.heads))
-        if after < before:
-            self.heads.take(self.before, 0)
 
 
 class CollaborationStage(Phase):

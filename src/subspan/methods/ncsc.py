@@ -55,6 +55,7 @@ from subspan.methods._ncsc_plan import (
     resolve_epochs,
 )
 from subspan.methods._ncsc_setting import Setting
+from subspan.methods._ncsc_settling import holds
 from subspan.methods._ncsc_stages import head_scores
 from subspan.methods._ncsc_time import expected_seconds, spoken
 from subspan.multiscale import make_scattering
@@ -112,7 +113,7 @@ class NCSC(Clusterer):
         Form of ``A_c`` in Eq. 6: ``p_i . p_j``, or the paper's cosine (deviation 5).
     balance : float, (float, float) or "auto"
         Weight of ``KL(mean p || prior)`` at the beginning and at the end of stage 2; 0 leaves it out (deviation 5). The
-        chosen classifier settles with that of the beginning. "auto": (4, 1) (paper), (4, 0.5) (global).
+        chosen classifier settles with either, and with one between. "auto": (4, 1) (paper), (4, 0.5) (global).
     prior : {"auto", "uniform", "uneven"} or array-like of shape (k,)
         Expected cluster sizes: equal; those on which the starts agree when sizes may differ (see
         :func:`subspan.merging.consensus`); or given ones. "auto": equal, unless uneven ones keep far more pairs
@@ -238,6 +239,7 @@ class NCSC(Clusterer):
         heads["candidates"] = self._heads(encoder, CANDIDATES if heads else 1, self.n_clusters)
         if self._all_epochs()["settling"] > 0:
             heads["chosen"] = self._heads(encoder, 1, self.n_clusters)
+            heads["settling"] = self._heads(encoder, len(holds(setting.balance)), self.n_clusters)
         heads["head"] = head = self._heads(encoder, 1, self.n_clusters)
         for part in heads.values():
             part.to(device)
