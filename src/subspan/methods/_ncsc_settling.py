@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from subspan.heads import Heads, live_clusters
 from subspan.methods._ncsc_setting import Setting
@@ -42,9 +43,8 @@ class SettlingStage(ClassifierStage):
 
     def _expect_sizes(self) -> None:
         """Those that the chosen classifier has found, or those given."""
-        self.heads.prior.copy_(self.before.prior)
-        if self.setting.prior is None:
-            self.heads.prior.copy_(head_scores(self.before, self.setting.codes).exp().mean(dim=1))
+        found = head_scores(self.before, self.setting.codes).exp().mean(dim=1)
+        self.heads.prior.copy_(found if self.setting.prior is None else self.before.prior)
 
     def reset(self, gen: torch.Generator, restart: int) -> None:
         self.heads.take(self.before, 0)
@@ -53,11 +53,10 @@ class SettlingStage(ClassifierStage):
     def monitor(self) -> Record:
         assert self.pairs is not None
         log_p = self.scores()
-        known = [self.information(one) for one in log_p]
-        best = known.index(max(known))
+        best, information = self._best(log_p)
         return {
             "positives_per_sample": len(self.pairs.partners) / self.pairs.n,
-            "information": known[best],
+            "information": information,
             "start": best,
             "live_clusters": live_clusters(log_p[best]),
         }
@@ -66,10 +65,16 @@ class SettlingStage(ClassifierStage):
         return False  # sizes are held, and what was worse to begin with gets no better by another try
 
     def finish(self) -> None:
-        scores = (*head_scores(self.before, self.setting.codes), *self.scores())
-        known = [self.information(one) for one in scores]
-        best = known.index(max(known))
-        self.head.take(*((self.before, 0) if best == 0 else (self.heads, best - 1)))
+        best, information = self._best(self.scores())
+        if self._best(head_scores(self.before, self.setting.codes))[1] > information:
+            self.head.take(self.before, 0)
+        else:
+            self.head.take(self.heads, best)
+
+    def _best(self, log_p: Tensor) -> tuple[int, float]:
+        """Start whose labels hold most information, of scores (R, n, k), and how much."""
+        information = [self.information(one) for one in log_p]
+        return max(enumerate(information), key=lambda found: found[1])
 
 
 def holds(balance: tuple[float, float]) -> list[float]:

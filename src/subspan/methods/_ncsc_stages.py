@@ -192,8 +192,8 @@ class ClassifierStage(Phase):
             "start": self.best,
             "live_clusters": live_clusters(log_p[self.best]),
         }
-        if self.sure:
-            if self.chosen is not None and self.targets is not None and self.epoch == 0:
+        if self.targets is not None:
+            if self.chosen is not None and self.epoch == 0:
                 information = [self.information(one) for one in log_p]
                 self.chosen.take(self.heads, max(range(len(information)), key=lambda r: information[r]))
             record["information"] = self.information(log_p[self.best])
