@@ -32,7 +32,11 @@ ONE_START = {"n_starts": 1, "epochs": {"classifier": 14}}
 ABLATIONS: dict[str, dict[str, dict]] = {
     "global": {
         "default": {},
-        "C of batches of 5000": {"recipe": "paper", "encoder": "scattering", "epochs": {"collaboration": 0}},
+        "C of batches of 5000": {
+            "recipe": "paper",
+            "encoder": "scattering",
+            "epochs": {"settling": 8, "collaboration": 0},
+        },
         "pixels as codes": {"encoder": "identity"},
         "gamma = 1": {"gamma": 1.0},
         "gamma = 100": {"gamma": 100.0},
