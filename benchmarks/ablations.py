@@ -35,6 +35,7 @@ ABLATIONS: dict[str, dict[str, dict]] = {
         "C of batches of 5000": {
             "recipe": "paper",
             "encoder": "scattering",
+            "balance": (4.0, 0.5),
             "epochs": {"settling": 8, "collaboration": 0},
         },
         "pixels as codes": {"encoder": "identity"},

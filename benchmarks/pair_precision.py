@@ -101,7 +101,7 @@ def run(model: NCSC, X: np.ndarray, y: np.ndarray, graph: Pairs, setting: str, s
     k = len(np.unique(y))
     watch = Watch(np.unique(y, return_inverse=True)[1], {"setting": setting, "seed": seed, "n": len(X)}, out)
     OnSavedCodes.model = model
-    rest = {"autoencoder": 0, "subspace": 0, "collaboration": 0}
+    rest = {"autoencoder": 0, "subspace": 0, "settling": 0, "collaboration": 0}
     options = {"recipe": "paper"} | parameters(setting)
     whole = ncsc.train
     ncsc.train = functools.partial(_train, whole, watch)

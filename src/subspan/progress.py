@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from subspan.checkpoint import Position
 from subspan.training import Callback, Phase, Record
 
-SHOWN = ("L_pos", "reconstruction", "objective", "live_clusters", "changed")
+SHOWN = ("L_pos", "reconstruction", "objective", "information", "live_clusters", "changed")
 
 
 class Progress(Callback):

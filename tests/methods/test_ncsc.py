@@ -309,6 +309,8 @@ def test_resolved_parameters_name_what_a_recipe_takes():
     chosen = NCSC(10, gamma=2.0).resolved_parameters(np.repeat(images, 3, axis=0))
     assert (chosen["encoder"], chosen["gamma"], chosen["overcluster"]) == ("by the data", 2.0, 2.0)
     assert chosen["n_neighbors"] == 10
+    assert chosen["epochs"]["settling"] == 8
+    assert chosen["epochs"]["collaboration"] == 0
     assert NCSC(10).resolved_parameters(images)["gamma"] == "by the data"
 
 

@@ -9,7 +9,7 @@ from ncsc_cases import EPOCHS, SMALL, STAGES, digits, planted
 
 from subspan import NCSC
 from subspan.losses import balance_loss
-from subspan.merging import label_information
+from subspan.merging import UNEVEN, label_information
 from subspan.methods import ncsc as module
 from subspan.methods._ncsc_settling import holds
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, find_pairs, head_scores
@@ -209,21 +209,22 @@ def settling(monkeypatch, **options):
     X, _ = planted(n=60)
     phases, modules = stages_of(monkeypatch, X, **options)
     phase, gen = phases["settling"], torch.Generator().manual_seed(0)
-    modules["chosen"].reset_parameters(gen)
-    phase.start()
-    phase.reset(gen, 0)
+    modules["head"].reset_parameters(gen)
     return phase, modules, gen
 
 
 def test_a_classifier_settles_with_the_sizes_that_it_has_found(monkeypatch):
     """Copies of the chosen one, each with its weight from the first step to the last, and direct neighbours."""
-    phase, modules, gen = settling(monkeypatch, balance=(4.0, 1.0))
-    chosen, copies = modules["chosen"], modules["settling"]
+    phase, modules, gen = settling(monkeypatch, balance=(4.0, 1.0), u=(0.1, 0.9))
+    chosen, copies = modules["head"], modules["settling"]
+    phase.start()
+    phase.reset(gen, 0)
     assert torch.equal(chosen.out.expand(3, -1, -1), copies.out)
     found = head_scores(chosen, phase.setting.codes)[0].exp().mean(dim=0)
     assert (found - 1 / 3).abs().max() > 0.01
     torch.testing.assert_close(copies.prior, found.expand(3, -1))
     index = phase.batches(60, gen)[0]
+    assert float(phase.pairs.weights.min()) > 0.9  # the last threshold
     partner = phase.pairs.walk(index, 1, torch.Generator().manual_seed(1))
     copies.eval()
     copies.prior.fill_(1 / 3)  # else the term is nearly zero for all
@@ -242,31 +243,62 @@ def test_sizes_are_held_with_the_weights_of_both_ends_and_one_between():
     assert holds((4.0, 0.0)) == [0.0, 4.0]
 
 
-def test_sizes_that_are_given_are_expected_to_the_end(monkeypatch):
-    phase, modules, _ = settling(monkeypatch, prior=[6.0, 3.0, 1.0])
-    modules["chosen"].prior.copy_(torch.tensor([[0.6, 0.3, 0.1]]))  # as the candidates leave it
+@pytest.mark.parametrize(
+    ("prior", "expected"), [([6.0, 3.0, 1.0], [0.6, 0.3, 0.1]), ("uniform", [1 / 3] * 3), ("auto", None)]
+)
+def test_sizes_that_are_given_or_said_to_be_equal_are_expected_to_the_end(monkeypatch, prior, expected):
+    phase, modules, gen = settling(monkeypatch, prior=prior)
+    if not isinstance(prior, str):
+        modules["head"].prior.copy_(torch.tensor([expected]))  # as the candidates leave it
     phase.start()
-    torch.testing.assert_close(modules["settling"].prior, torch.tensor([[0.6, 0.3, 0.1]]).expand(3, -1))
+    phase.reset(gen, 0)
+    if expected is None:
+        assert (modules["settling"].prior - 1 / 3).abs().max() > 0.01
+    else:
+        torch.testing.assert_close(modules["settling"].prior, torch.tensor([expected] * 3))
+
+
+@pytest.mark.parametrize(("sizes", "compression"), [([1 / 3] * 3, 0.0), ([0.6, 0.3, 0.1], UNEVEN)])
+def test_settling_compresses_information_as_the_choice_did(monkeypatch, sizes, compression):
+    phase, modules, _ = settling(monkeypatch)
+    modules["head"].prior.copy_(torch.tensor([sizes]))
+    phase.start()
+    assert phase.compression == compression
+
+
+def test_a_cluster_that_nobody_is_in_is_expected_to_be_tiny(monkeypatch):
+    phase, modules, gen = settling(monkeypatch)
+    with torch.no_grad():
+        modules["head"].out_bias[..., 0] = -1e4
+    phase.start()
+    phase.reset(gen, 0)
+    terms = next(iter(phase.losses(phase.batches(60, gen)[0], gen, 0.0)))
+    assert all(bool(term.isfinite()) for term in terms.values())
 
 
 @pytest.mark.parametrize("best", ["before", 0, 2])
 def test_settling_takes_what_knows_most_about_neighbours(monkeypatch, best):
     phase, modules, gen = settling(monkeypatch)
+    phase.start()
+    phase.reset(gen, 0)
     phase.batches(60, gen)
-    chosen, copies, head = modules["chosen"], modules["settling"], modules["head"]
+    copies, head = modules["settling"], modules["head"]
     with torch.no_grad():
-        kept = chosen.out.clone()
-        chosen.out.zero_()  # everything in one cluster: nothing is known about neighbours
+        kept = head.out.clone()
+        head.out.zero_()  # everything in one cluster: nothing is known about neighbours
         copies.out.zero_()
         if best == "before":
-            chosen.out.copy_(kept)
+            head.out.copy_(kept)
         else:
             copies.out[best] = kept[0]
-        for number, one in enumerate([chosen.out_bias, *copies.out_bias]):  # marks
+        for number, one in enumerate([head.out_bias, *copies.out_bias]):  # marks
             one.fill_(float(number))
+        copies.prior.copy_(torch.tensor([0.5, 0.3, 0.2]).expand(3, -1))
     if best != "before":
         assert phase.monitor()["start"] == best
         assert phase.monitor()["live_clusters"] > 1
+    assert not phase.collapsed({"live_clusters": 1})  # it is never restarted
     phase.finish()
     assert torch.equal(head.out, kept)
     assert head.out_bias.unique().tolist() == [0.0 if best == "before" else best + 1.0]
+    assert torch.allclose(head.prior, head.prior.mean()) == (best == "before")

@@ -141,8 +141,8 @@ def algorithm_1(
 ) -> list[Phase]:
     """The stages of Algorithm 1.
 
-    ``heads`` are the "starts" (if there are several), the "candidates", and the "head"; where it settles, the
-    "chosen" candidate and copies of it, "settling".
+    ``heads`` are the "starts" (if there are several), the "candidates", the "head", which becomes the chosen one of
+    these, and its copies "settling" (if it settles).
     """
     in_batches = not isinstance(setting, GlobalSetting)
     trainable = setting.encoder.trainable
@@ -199,17 +199,16 @@ def _classifiers(
         epochs=epochs["classifier"],
         rate=rates["classifier"],
         starts=starts,
-        chosen=heads.get("chosen", heads["head"]),
+        chosen=heads["head"],
     )
     stages: list[Phase] = [candidates] if starts is None else [starts, candidates]
-    if "chosen" in heads:
+    if "settling" in heads:
         stages.append(
             SettlingStage(
                 setting,
                 heads["settling"],
                 epochs=epochs["settling"],
                 rate=rates["settling"],
-                before=heads["chosen"],
                 head=heads["head"],
             )
         )

@@ -14,7 +14,7 @@ Two modules label pairs of samples for each other:
 
 Algorithm 1 trains in three stages (auto-encoder and C on Eq. 9; classifier on Eq. 5; everything on Eq. 8); labels are
 the classifier's, also those of new samples. Losses live in :mod:`subspan.losses`, the stages in
-:mod:`subspan.methods._ncsc_stages`.
+:mod:`subspan.methods._ncsc_stages` and :mod:`subspan.methods._ncsc_settling`.
 """
 
 from __future__ import annotations
@@ -112,12 +112,12 @@ class NCSC(Clusterer):
     affinity : {"confidence", "cosine"}
         Form of ``A_c`` in Eq. 6: ``p_i . p_j``, or the paper's cosine (deviation 5).
     balance : float, (float, float) or "auto"
-        Weight of ``KL(mean p || prior)`` at the beginning and at the end of stage 2; 0 leaves it out (deviation 5). The
-        chosen classifier settles with either, and with one between. "auto": (4, 1) (paper), (4, 0.5) (global).
+        Weight of ``KL(mean p || prior)`` at the beginning and at the end of stage 2; 0 leaves it out (deviation 5).
+        "auto": (4, 1) (paper), (4, 0.5) (global). A classifier settles with either, and with one between.
     prior : {"auto", "uniform", "uneven"} or array-like of shape (k,)
         Expected cluster sizes: equal; those on which the starts agree when sizes may differ (see
         :func:`subspan.merging.consensus`); or given ones. "auto": equal, unless uneven ones keep far more pairs
-        together. Sizes that are not given are replaced by those of the chosen classifier when it settles.
+        together. Unless they are given or "uniform", sizes are those of the chosen classifier when it settles.
     augmentation : dict, optional
         Random changes of images that keep what they show, for the samples from which classifiers learn (not their
         partners): "rotation" in degrees; "shift", "zoom" and "crop" relative to the side; "brightness"; "flip" (bool),
@@ -137,7 +137,7 @@ class NCSC(Clusterer):
         Overrides of "autoencoder" (1e-3), "encoder" (1e-5, after pre-training), "self_expression" (1e-3),
         "starts" (3e-3), "classifier" (3e-3), "settling" (3e-3), "collaboration" (1e-3, the head).
     tolerance : float
-        The last stage stops when a smaller share of the labels changed in an epoch.
+        The collaboration stage stops when a smaller share of the labels changed in an epoch.
     channel_axis : {"auto", 1, -1}
         Where images of shape (n, ., ., .) have their channels.
     random_state : int, RandomState or None
@@ -238,7 +238,6 @@ class NCSC(Clusterer):
             heads["starts"] = self._heads(encoder, self.n_starts, self._n_fine(samples.n))
         heads["candidates"] = self._heads(encoder, CANDIDATES if heads else 1, self.n_clusters)
         if self._all_epochs()["settling"] > 0:
-            heads["chosen"] = self._heads(encoder, 1, self.n_clusters)
             heads["settling"] = self._heads(encoder, len(holds(setting.balance)), self.n_clusters)
         heads["head"] = head = self._heads(encoder, 1, self.n_clusters)
         for part in heads.values():
