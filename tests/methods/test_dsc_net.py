@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from interrupted import assert_same_bits, cut_off
 from self_expressive_laws import planted
 from sklearn.datasets import load_digits
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from interrupted import assert_same_bits, cut_off
 from subspan._random import generator
 from subspan._validation import check_samples
 from subspan.base import load
