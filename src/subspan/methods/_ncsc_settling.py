@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from subspan.heads import Heads, live_clusters
 from subspan.merging import UNEVEN
@@ -41,8 +40,9 @@ class SettlingStage(ClassifierStage):
     def balance(self, progress: float) -> list[float]:
         return holds(self.setting.balance)
 
-    def _expect_sizes(self) -> None:
-        """They are set with the weights, in :meth:`reset`. Candidates expect uneven sizes if they were found so."""
+    def start(self) -> None:
+        super().start()
+        # the head expects uneven sizes that nobody gave only where the choice was compressed
         uneven = self.setting.prior is None and not torch.allclose(self.head.prior, self.head.prior.mean())
         self.compression = UNEVEN if uneven else 0.0
 
@@ -55,10 +55,12 @@ class SettlingStage(ClassifierStage):
     def monitor(self) -> Record:
         assert self.pairs is not None
         log_p = self.scores()
-        self.best, information = self._most_informed(log_p)
+        information = [self.information(one) for one in log_p]
+        self.known = max(information)
+        self.best = information.index(self.known)
         return {
             "positives_per_sample": len(self.pairs.partners) / self.pairs.n,
-            "information": information,
+            "information": self.known,
             "start": self.best,
             "live_clusters": live_clusters(log_p[self.best]),
         }
@@ -67,14 +69,8 @@ class SettlingStage(ClassifierStage):
         return False  # sizes are held, and what was worse to begin with gets no better by another try
 
     def finish(self) -> None:
-        best, information = self._most_informed(self.scores())
-        if information >= self.information(head_scores(self.head, self.setting.codes)[0]):
-            self.head.take(self.heads, best)
-
-    def _most_informed(self, log_p: Tensor) -> tuple[int, float]:
-        """Start whose labels hold most information, of scores (R, n, k), and how much."""
-        information = [self.information(one) for one in log_p]
-        return max(enumerate(information), key=lambda found: found[1])
+        if self.known >= self.information(head_scores(self.head, self.setting.codes)[0]):
+            self.head.take(self.heads, self.best)
 
 
 def holds(balance: tuple[float, float]) -> list[float]:
