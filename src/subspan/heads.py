@@ -16,6 +16,7 @@ from torch.nn.functional import relu
 from subspan.errors import InvalidInputError
 
 MOMENTUM = 0.05  # of the running statistics of batch normalisation
+EPSILON = 1e-5  # added to a variance
 LIVE = 0.01  # a cluster with less than this share of n / k samples counts as empty
 
 
@@ -34,16 +35,18 @@ class _Layer(nn.Module):
         self.register_buffer("running_var", torch.ones(n_starts, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.expand(len(self.weight), -1, -1) @ self.weight
-        if self.training:
-            var, mean = torch.var_mean(y, dim=1, keepdim=True, correction=0)
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, MOMENTUM)
-                self.running_var.lerp_(var, MOMENTUM)
+        n_starts, _, outputs = self.weight.shape
+        if not self.training:  # the normalisation is linear then, and goes into the weights
+            scale = self.gain * (self.running_var + EPSILON).rsqrt()
+            shift = self.bias - self.running_mean * scale
+            return relu(torch.baddbmm(shift, x.expand(n_starts, -1, -1), self.weight * scale))
+        if len(x) == 1:  # all starts see the same: one product
+            y = x[0] @ self.weight.transpose(0, 1).reshape(-1, n_starts * outputs)
         else:
-            mean, var = self.running_mean, self.running_var
-        scale = self.gain * (var + 1e-5).rsqrt()
-        return relu(y * scale + (self.bias - mean * scale))
+            y = (x @ self.weight).transpose(0, 1).reshape(-1, n_starts * outputs)
+        flat = (t.view(-1) for t in (self.gain, self.bias, self.running_mean, self.running_var))
+        y = torch.batch_norm(y, *flat, True, MOMENTUM, EPSILON, y.is_cuda)
+        return relu(y.view(-1, n_starts, outputs).transpose(0, 1))
 
 
 class Heads(nn.Module):
