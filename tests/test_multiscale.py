@@ -4,6 +4,8 @@ import pytest
 import torch
 from sklearn.exceptions import NotFittedError
 
+from subspan import pretraining
+from subspan._validation import check_samples
 from subspan.errors import InvalidInputError
 from subspan.multiscale import MultiScaleScattering, make_scattering
 from subspan.pretraining import restore_encoder
@@ -37,6 +39,18 @@ def test_encode_repeats_fit_encode_and_survives_saving():
     copy = restore_encoder(**encoder.config())
     copy.load_state_dict(encoder.state_dict())
     assert torch.equal(copy.encode(x), encoder.encode(x))
+
+
+def test_more_samples_than_the_encoder_is_fitted_to_all_have_codes(monkeypatch):
+    """Those that it was fitted to keep their place, and are not encoded a second time."""
+    monkeypatch.setattr(pretraining, "FITTED", 11)
+    encoder, seen = MultiScaleScattering((1, 16, 16), 5), []
+    again = encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda x: seen.append(len(x)) or again(x))
+    x = images()
+    codes = pretraining.encode(check_samples(x[:, 0].numpy()), encoder, torch.device("cpu"))
+    assert int(encoder.n_seen) == 11 and sum(seen) == 29
+    torch.testing.assert_close(codes, again(x), rtol=1e-4, atol=1e-5)
 
 
 def test_one_scale_where_the_image_is_small_or_a_scale_is_asked_for():

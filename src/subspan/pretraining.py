@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from subspan._validation import Samples, iter_slices
+from subspan._validation import Samples
 from subspan.encoders import Encoder, build_encoder
 from subspan.multiscale import MultiScaleScattering
 from subspan.scattering import ScatteringEncoder, build_scattering_encoder
@@ -50,14 +50,15 @@ def encode(samples: Samples, encoder: Encoder, device: torch.device) -> Tensor:
     An encoder that is fitted, not trained, is fitted first if it was not yet: to 20,000 samples spread evenly over the
     data, or to all if there are fewer.
     """
+    codes = torch.empty(samples.n, encoder.n_codes, device=device)
+    left = torch.arange(samples.n)
     if isinstance(encoder, ScatteringEncoder | MultiScaleScattering) and not int(encoder.n_seen):
         spread = torch.linspace(0, samples.n - 1, min(samples.n, FITTED)).round().long()
-        codes = encoder.fit_encode(samples.batch(rows).to(device) for rows in spread.split(ENCODE_BATCH))
-        if len(codes) == samples.n:
-            return codes
-    codes = torch.empty(samples.n, encoder.n_codes, device=device)
-    for part in iter_slices(samples.n, ENCODE_BATCH):
-        codes[part] = encoder.encode(samples.batch(part).to(device))
+        found = encoder.fit_encode(samples.batch(rows).to(device) for rows in spread.split(ENCODE_BATCH))
+        codes[spread.to(device)] = found
+        left = left[~torch.isin(left, spread)]
+    for part in left.split(ENCODE_BATCH):
+        codes[part.to(device)] = encoder.encode(samples.batch(part).to(device))
     return codes
 
 
