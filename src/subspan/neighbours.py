@@ -25,8 +25,8 @@ from subspan._validation import iter_slices
 from subspan.errors import InvalidInputError, SelfExpressionError
 from subspan.pairs import Pairs
 
-EXACT = 100_000  # samples up to which all inner products are computed
-RECALL = 0.98  # of the approximate search, measured on a sample of queries
+EXACT = 20_000  # samples up to which all inner products are computed
+RECALL = 0.995  # of the approximate search, measured on a sample of queries
 SAMPLE = 1000  # queries of that measurement, and of the one for negative products
 BLOCK = 10_000
 _MIN_SLACK = 1e-9  # 1 - h below this is rounding noise
@@ -137,7 +137,7 @@ class GlobalSelfExpression:
         m : int
             At most n - 1 are returned.
         method : {"auto", "exact", "ivf"}
-            "auto" is exact up to 100,000 samples, then an inverted file whose recall is measured and reported.
+            "auto" is exact up to 20,000 samples, then an inverted file whose recall is measured and reported.
         gen : torch.Generator, optional
             Draws the queries of the measurements.
 

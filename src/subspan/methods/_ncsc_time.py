@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable
 
@@ -23,7 +24,7 @@ from subspan.training import Phase
 SOME = 256  # samples that are timed
 BATCH = 1000  # of self-expression that is timed
 SEARCH = 2.5  # a search for the largest products, compared with the products alone: both signs, and the sorting
-INVERTED = 0.05  # share of the products that an inverted file looks at, with what it takes to build it
+INVERTED = 64  # over sqrt(n): what an inverted file takes, with its making, compared with all products
 JOINT = 4.0  # a step of Eq. 8 compared with the solution for C alone
 
 
@@ -107,7 +108,7 @@ def _search(setting: Setting) -> float:
     rows = torch.randn(min(10 * BATCH, n), setting.encoder.n_codes, generator=generator(0)).to(setting.device)
     few = rows[:BATCH]
     product = _timed(lambda: few @ rows.T) / (len(few) * len(rows))
-    return SEARCH * product * n * n * (1.0 if n <= EXACT or rows.is_cuda else INVERTED)
+    return SEARCH * product * n * n * (1.0 if n <= EXACT or rows.is_cuda else INVERTED / math.sqrt(n))
 
 
 def _self_expression(setting: Setting) -> float:
