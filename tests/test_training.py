@@ -128,8 +128,8 @@ def test_group_rates_are_left_as_given(monkeypatch):
     module, made, used, left = Two(), [], [], []
 
     class Adam(torch.optim.Adam):
-        def __init__(self, groups):
-            super().__init__(groups)
+        def __init__(self, groups, **options):
+            super().__init__(groups, **options)
             made.append(self)
 
         def step(self, closure=None):

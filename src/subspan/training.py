@@ -75,7 +75,7 @@ class Phase:
 
     def optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
         """The optimiser of :meth:`parameter_groups`; its state must be tensors, so that it can be saved."""
-        return torch.optim.Adam(groups)
+        return torch.optim.Adam(groups, fused=True)
 
     def learning_rate_factor(self, progress: float) -> float:
         """Multiplier of every learning rate at ``progress`` in [0, 1) of the phase."""
