@@ -49,7 +49,8 @@ def test_more_samples_than_the_encoder_is_fitted_to_all_have_codes(monkeypatch):
     monkeypatch.setattr(encoder, "encode", lambda x: seen.append(len(x)) or again(x))
     x = images()
     codes = pretraining.encode(check_samples(x[:, 0].numpy()), encoder, torch.device("cpu"))
-    assert int(encoder.n_seen) == 11 and sum(seen) == 29
+    assert int(encoder.n_seen) == 11
+    assert sum(seen) == 29
     torch.testing.assert_close(codes, again(x), rtol=1e-4, atol=1e-5)
 
 

@@ -125,11 +125,11 @@ def test_gamma_that_is_given_is_kept():
 
 
 def test_neighbours_follow_the_size_of_clusters():
-    assert [count_neighbours(n, k) for n, k in ((70_000, 10), (400, 40), (1440, 20), (960, 40), (2, 2))] == [
+    assert [count_neighbours(n, k) for n, k in ((70_000, 10), (400, 40), (1440, 20), (640, 40), (2, 2))] == [
         10,
-        3,
+        5,
         10,
-        6,
+        8,
         3,
     ]
 

@@ -54,6 +54,6 @@ class GlobalSetting(Setting):
 
 
 def count_neighbours(n: int, n_clusters: int) -> int:
-    """Neighbours per sample: a quarter of an average cluster, from 3 to 10."""
+    """Neighbours per sample: half an average cluster, from 3 to 10."""
     low, high = NEIGHBOURS
-    return min(max(n // (4 * n_clusters), low), high)
+    return min(max(n // (2 * n_clusters), low), high)

@@ -99,7 +99,7 @@ class NCSC(Clusterer):
         Ridge weight of self-expression relative to the mean eigenvalue of ``Z^T Z`` (deviation 4). "auto": 30 (paper),
         or chosen as the encoder is, see :func:`subspan.selection.choose_gamma` (global).
     n_neighbors : int or "auto"
-        Positive pairs per sample at most (global). "auto": a quarter of an average cluster, from 3 to 10.
+        Positive pairs per sample at most (global). "auto": half an average cluster, from 3 to 10.
     batch_size : int
         Samples whose self-expression is solved together.
     batches : {"local", "random"}
