@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from subspan import neighbours
 from subspan.affinity import subspace_affinity
 from subspan.errors import InvalidInputError, SelfExpressionError
 from subspan.neighbours import GlobalSelfExpression, both_signs, torch_search
@@ -52,6 +53,22 @@ def test_neighbours_are_the_largest_affinities(method, signed, monkeypatch):
     assert same > (0.99 if method != "ivf" else 0.95)
     assert found.recall > 0.95
     torch.testing.assert_close(found.affinity.double(), dense.gather(1, found.index), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("most", "inverted"), [(399, True), (400, False)])
+def test_many_samples_are_searched_in_an_inverted_file(most, inverted, monkeypatch):
+    monkeypatch.setattr(neighbours, "EXACT", most)
+    made, make = [], neighbours._inverted_file
+    monkeypatch.setattr(neighbours, "_inverted_file", lambda *arguments: made.append(1) or make(*arguments))
+    Z = codes(400).float()
+    GlobalSelfExpression(1.0).fit(Z).neighbours(Z, 3)
+    assert bool(made) == inverted
+
+
+def test_an_inverted_file_is_probed_until_it_finds_nearly_all():
+    """Codes without any clusters: the first lists that are probed hold a part of the neighbours only."""
+    Z = codes(3000, 20).float()
+    assert 0.98 < GlobalSelfExpression(1.0).fit(Z).neighbours(Z, 5, "ivf").recall
 
 
 def test_negative_products_are_found():
