@@ -26,7 +26,7 @@ SETTINGS = {
     },
     "dac": {"width": 16, "eta": 0.1, "passes": 2, "batch_size": 50, "block_size": 200, "random_state": 1},
     "clustergan": {
-        "epochs": 3,
+        "epochs": 6,  # with half as many rounding decides whether one order of the samples is enough
         "batch_size": 32,
         "hidden": 32,
         "noise_dim": 2,
@@ -180,11 +180,11 @@ def test_global_generators_data_and_parameters_are_untouched(name, fitted):
 def test_order_of_the_samples_does_not_matter(name, fitted):
     """Permuted samples give permuted labels, up to the names of the clusters.
 
-    For the two GANs they are other batches, and so another start: one of several has to end as the first one did.
+    For InfoGAN they are other batches, and so another start: one of several has to end as the first one did.
     """
     model, X, _ = fitted
     order = np.random.default_rng(1).permutation(len(X))
-    starts = [{"random_state": seed} for seed in (1, 0, 2, 3)] if name in ("infogan", "clustergan") else [{}]
+    starts = [{"random_state": seed} for seed in (1, 0, 2, 3)] if name == "infogan" else [{}]
     others = (fit(build(name, **start), X[order]) for start in starts)
     assert any(accuracy(model.labels_[order], other.labels_) >= 0.97 for other in others)
 
