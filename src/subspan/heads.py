@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import batch_norm, relu
 
 from subspan.errors import InvalidInputError
 
@@ -44,8 +44,8 @@ class _Layer(nn.Module):
             y = x[0] @ self.weight.transpose(0, 1).reshape(-1, n_starts * outputs)
         else:
             y = (x @ self.weight).transpose(0, 1).reshape(-1, n_starts * outputs)
-        flat = (t.view(-1) for t in (self.gain, self.bias, self.running_mean, self.running_var))
-        y = torch.batch_norm(y, *flat, True, MOMENTUM, EPSILON, y.is_cuda)
+        flat = (t.view(-1) for t in (self.running_mean, self.running_var, self.gain, self.bias))
+        y = batch_norm(y, *flat, training=True, momentum=MOMENTUM, eps=EPSILON)
         return relu(y.view(-1, n_starts, outputs).transpose(0, 1))
 
 

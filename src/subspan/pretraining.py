@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from subspan._validation import Samples
+from subspan._validation import Samples, iter_slices
 from subspan.encoders import Encoder, build_encoder
 from subspan.multiscale import MultiScaleScattering
 from subspan.scattering import ScatteringEncoder, build_scattering_encoder
@@ -51,14 +51,17 @@ def encode(samples: Samples, encoder: Encoder, device: torch.device) -> Tensor:
     data, or to all if there are fewer.
     """
     codes = torch.empty(samples.n, encoder.n_codes, device=device)
-    left = torch.arange(samples.n)
+    parts: Iterable[slice | Tensor] = iter_slices(samples.n, ENCODE_BATCH)
     if isinstance(encoder, ScatteringEncoder | MultiScaleScattering) and not int(encoder.n_seen):
         spread = torch.linspace(0, samples.n - 1, min(samples.n, FITTED)).round().long()
         found = encoder.fit_encode(samples.batch(rows).to(device) for rows in spread.split(ENCODE_BATCH))
-        codes[spread.to(device)] = found
-        left = left[~torch.isin(left, spread)]
-    for part in left.split(ENCODE_BATCH):
-        codes[part.to(device)] = encoder.encode(samples.batch(part).to(device))
+        if len(found) == samples.n:
+            return found
+        codes[spread] = found
+        everyone = torch.arange(samples.n)
+        parts = everyone[~torch.isin(everyone, spread)].split(ENCODE_BATCH)
+    for part in parts:
+        codes[part] = encoder.encode(samples.batch(part).to(device))
     return codes
 
 
