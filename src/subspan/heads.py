@@ -44,8 +44,8 @@ class _Layer(nn.Module):
             y = x[0] @ self.weight.transpose(0, 1).reshape(-1, n_starts * outputs)
         else:
             y = (x @ self.weight).transpose(0, 1).reshape(-1, n_starts * outputs)
-        flat = (t.view(-1) for t in (self.running_mean, self.running_var, self.gain, self.bias))
-        y = batch_norm(y, *flat, training=True, momentum=MOMENTUM, eps=EPSILON)
+        mean, var = self.running_mean.view(-1), self.running_var.view(-1)
+        y = batch_norm(y, mean, var, self.gain.view(-1), self.bias.view(-1), True, MOMENTUM, EPSILON)
         return relu(y.view(-1, n_starts, outputs).transpose(0, 1))
 
 
