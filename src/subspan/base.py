@@ -143,9 +143,9 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
             "sample_shape": list(self.sample_shape_),
             "feature_names": None if names is None else [str(name) for name in names],
             "seed": self.seed_,
-            "history": self.history_,
+            "history": _jsonable("history", self.history_),
             "stop_reasons": self.stop_reasons_,
-            "extra": extra,
+            "extra": _jsonable("extra", extra),
         }
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

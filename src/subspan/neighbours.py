@@ -150,6 +150,7 @@ class GlobalSelfExpression:
         if m < 1 or method not in ("auto", "exact", "ivf"):
             raise InvalidInputError(f"m={m}, method={method!r}; give m >= 1 and 'auto', 'exact' or 'ivf'.")
         W, slack = self.whiten(Z)
+        m = int(m)  # FAISS takes no integers of NumPy
         m, wide = min(m, n - 1), min(2 * m, n - 1) + 1  # one more for the sample itself
         if W.is_cuda:
             search, recall = torch_search(W), 1.0

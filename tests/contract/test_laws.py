@@ -99,7 +99,7 @@ def planted_subspaces(seed, n, apart):
 
 def build(name, **options):
     with_seed = {"random_state": 0} if "random_state" in get_method(name)().get_params() else {}
-    return get_method(name)(n_clusters=clusters(name), **(with_seed | SETTINGS.get(name, {}) | options))
+    return get_method(name)(**({"n_clusters": clusters(name)} | with_seed | SETTINGS.get(name, {}) | options))
 
 
 def fit(model, X, y=None):
@@ -155,11 +155,16 @@ def test_resolved_parameters_are_the_given_ones_and_the_defaults(name):
             wrong.resolved_parameters(X)
 
 
-def test_fit_predict_is_fit_then_labels(name, fitted):
+def test_fit_predict_is_fit_then_labels_also_with_integers_of_numpy(name, fitted, tmp_path):
     model, X, _ = fitted
+    integers = {key: np.int64(value) for key, value in model.get_params().items() if type(value) is int}
+    assert "n_clusters" in integers
+    again = build(name, **integers)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CollapseWarning)
-        assert np.array_equal(build(name).fit_predict(X), model.labels_)
+        assert np.array_equal(again.fit_predict(X), model.labels_)
+    again.save(tmp_path)
+    assert np.array_equal(load(tmp_path).labels_, model.labels_)
 
 
 def test_global_generators_data_and_parameters_are_untouched(name, fitted):
