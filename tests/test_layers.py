@@ -17,7 +17,7 @@ LAYERS = {
     "self_expression affinity losses spectral postprocessing convex sparse_codes principal subspaces pairs merging": 1,
     "neighbours multiscale gans augment k_subspaces centroids soft_assignments": 1,
     "encoders layers heads scattering wavelets checkpoint": 1,
-    "training pretraining stacked selection": 2,
+    "training pretraining stacked selection proposals": 2,
     "progress base": 3,
     "methods": 4,
     "datasets": 5,

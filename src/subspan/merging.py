@@ -78,7 +78,7 @@ def consensus(
         cuts = [1 - normalised_association(label_flow(labels[0], pairs, k)) for labels in (found, tried)]
         if cuts[1] < CUT * cuts[0]:
             uneven = _join(cells, pairs, k, gen, UNEVEN)
-            if _are_groups(uneven[0], k):
+            if are_groups(uneven[0], k):
                 found, compression = uneven, UNEVEN
     return Consensus(found[:limit], compression or 0.0)
 
@@ -92,11 +92,11 @@ def _join(cells: list[tuple[Tensor, Tensor]], pairs: Pairs, k: int, gen: torch.G
             if not any(torch.equal(labels, other) for _, other in found):
                 found.append((label_information(labels, pairs, k, compression), labels))
     found.sort(key=lambda entry: -entry[0])
-    good = [labels for _, labels in found if compression == 0 or _are_groups(labels, k)]
+    good = [labels for _, labels in found if compression == 0 or are_groups(labels, k)]
     return torch.stack(good or [labels for _, labels in found])
 
 
-def _are_groups(labels: Tensor, k: int) -> bool:
+def are_groups(labels: Tensor, k: int) -> bool:
     """Whether labels (n,) make k groups, and not fewer with a few outliers."""
     share = torch.bincount(labels, minlength=k) / len(labels)
     effective = float((-xlogy(share, share).sum()).exp())
@@ -109,8 +109,10 @@ def label_information(labels: Tensor, pairs: Pairs, k: int, compression: float =
 
 
 def label_flow(labels: Tensor, pairs: Pairs, k: int) -> Tensor:
-    """Joint distribution (k, k) of the labels (n,) at both ends of a step of the walk."""
-    return cluster_flow(one_hot(labels, k).to(torch.float32), pairs)
+    """:func:`cluster_flow` (k, k) of labels (n,)."""
+    step = labels[pairs.rows()] * k + labels[pairs.partners]
+    flow = torch.bincount(step, weights=pairs.normalised().double(), minlength=k * k).view(k, k)
+    return _joint(flow.double())  # of no pairs at all bincount makes integers
 
 
 def normalised_association(flow: Tensor) -> float:
@@ -157,6 +159,10 @@ def cluster_flow(p: Tensor, pairs: Pairs) -> Tensor:
         starts = torch.repeat_interleave(pairs.offsets[rows.start : rows.stop + 1].diff())
         arrived = torch.zeros_like(p[rows]).index_add_(0, starts, p[pairs.partners[low:high]] * weight[low:high])
         flow.addmm_(p[rows].double().T, arrived.double())
+    return _joint(flow)
+
+
+def _joint(flow: Tensor) -> Tensor:
     flow = flow + flow.T
     return flow / flow.sum().clamp_min(torch.finfo(flow.dtype).tiny)
 
@@ -174,7 +180,9 @@ def group_flow(flow: Tensor, group: Tensor, k: int) -> Tensor:
     return member.T @ flow @ member
 
 
-def merge_clusters(flow: Tensor, k: int, gen: torch.Generator, compression: float = 0.0) -> list[Tensor]:
+def merge_clusters(
+    flow: Tensor, k: int, gen: torch.Generator, compression: float = 0.0, random: int = RANDOM_BEGINNINGS
+) -> list[Tensor]:
     """Ways to join m clusters to k groups with the largest :func:`mutual_information`.
 
     Parameters
@@ -185,6 +193,8 @@ def merge_clusters(flow: Tensor, k: int, gen: torch.Generator, compression: floa
     gen : torch.Generator
         For the random beginnings.
     compression : float
+    random : int
+        Number of random beginnings, besides greedy ones.
 
     Returns
     -------
@@ -198,8 +208,8 @@ def merge_clusters(flow: Tensor, k: int, gen: torch.Generator, compression: floa
     beginnings = [_merge_greedily(flow, k, compression)]
     if compression > 0:
         beginnings.append(_merge_by_association(flow, k))
-    beginnings += [torch.arange(m)[torch.randperm(m, generator=gen)] % k for _ in range(RANDOM_BEGINNINGS)]
-    groups = [_redraw(flow, group, k, compression) for group in beginnings]
+    beginnings += [torch.arange(m)[torch.randperm(m, generator=gen)] % k for _ in range(random)]
+    groups = _redraw(flow, torch.stack(beginnings), k, compression)
     values = {round(float(mutual_information(group_flow(flow, group, k), compression)), 9): group for group in groups}
     return [values[value] for value in sorted(values, reverse=True)]
 
@@ -249,57 +259,78 @@ def _row_losses(rows: Tensor, a: int, compression: float = 0.0) -> Tensor:
     return loss
 
 
-def _redraw(flow: Tensor, group: Tensor, k: int, compression: float = 0.0) -> Tensor:
-    """Take single clusters out and put each where least information is lost, until none moves."""
-    group = group.clone()
-    size = torch.bincount(group, minlength=k).tolist()
-    # flow from every cluster to every group, and between groups; the last group is the one that was taken out
-    outward = torch.cat([flow @ one_hot(group, k).to(flow.dtype), flow.new_zeros(len(flow), 1)], dim=1)
-    between = group_flow(flow, group, k + 1)
+def _redraw(flow: Tensor, groups: Tensor, k: int, compression: float = 0.0) -> Tensor:
+    """Take single clusters out and put each where most information is won, until none moves.
+
+    Parameters
+    ----------
+    flow : Tensor of shape (m, m)
+    groups : Tensor of shape (b, m)
+        Several beginnings, which go on side by side.
+
+    Returns
+    -------
+    Tensor of shape (b, m)
+    """
+    groups, every = groups.clone(), torch.arange(len(groups))
+    member = one_hot(groups, k).to(flow.dtype)
+    size = member.sum(dim=1)
+    outward = flow @ member  # (b, m, k), from every cluster to every group
+    between = member.transpose(1, 2) @ outward  # (b, k, k)
     for _ in range(SWEEPS):
         moved = False
-        for a in range(len(group)):
-            home = int(group[a])
-            if size[home] == 1:  # a group never becomes empty
+        for a in range(len(flow)):
+            home = groups[:, a]
+            to = outward[:, a].clone()
+            to[every, home] -= flow[a, a]
+            rest = between.clone()
+            _add(rest, every, home, -to, -flow[a, a])
+            gain = joining_gains(rest.clamp_min(0.0), to.clamp_min(0.0), flow[a, a], compression)
+            best = gain.argmax(dim=1)
+            move = (size[every, home] > 1) & (gain[every, best] > gain[every, home] + 1e-12)  # no group becomes empty
+            b = move.nonzero()[:, 0]
+            if not len(b):
                 continue
-            _move(flow, outward, between, a, home, k)
-            losses = merge_losses(between.clamp_min(0.0), k, compression)[:k]  # rounding may leave -1e-18
-            best = int(losses.argmin())
-            if losses[home] <= losses[best] + 1e-12:
-                best = home
-            _move(flow, outward, between, a, k, best)
-            group[a] = best
-            size[home] -= 1
-            size[best] += 1
-            moved |= best != home
+            moved, target = True, best[b]
+            between[b] = rest[b]
+            _add(between, b, target, to[b], flow[a, a])
+            outward[b, :, home[b]] -= flow[a]
+            outward[b, :, target] += flow[a]
+            size[b, home[b]] -= 1
+            size[b, target] += 1
+            groups[b, a] = target
         if not moved:
             break
-    return group
+    return groups
 
 
-def _move(flow: Tensor, outward: Tensor, between: Tensor, a: int, source: int, target: int) -> None:
-    """Cluster a changes its group: both tables of flows follow, in place."""
-    for g, sign in ((source, -1.0), (target, 1.0)):
-        # row and column g change by the flow v of the cluster, their crossing by 2 v_g and the flow within the cluster
-        between[g] += sign * outward[a]
-        between[:, g] += sign * outward[a]
-        between[g, g] += flow[a, a]
-        outward[:, g] += sign * flow[:, a]
+def _add(between: Tensor, b: Tensor, group: Tensor, to: Tensor, inner: Tensor) -> None:
+    """Flow between groups (B, k, k) when a cluster joins one ``group`` in each of the beginnings b, in place."""
+    between[b, group] += to
+    between[b, :, group] += to
+    between[b, group, group] += inner
 
 
-def merge_losses(flow: Tensor, a: int, compression: float = 0.0) -> Tensor:
-    """What :func:`mutual_information` loses by merging cluster a with each other one, (m,); infinite at a."""
-    m = len(flow)
-    others = torch.arange(m)
-    margin = flow.sum(dim=1)
-    terms = xlogy(flow, flow)
-    pair = flow[a] + flow  # (m, c): row of a and b together
-    rows = terms[a] + terms - xlogy(pair, pair)
-    rows[:, a] = 0.0  # the corner of a and b is treated apart
-    rows[others, others] = 0.0
-    corner = flow[a, a] + flow.diagonal() + 2 * flow[a]
-    loss = 2 * rows.sum(dim=1) + terms[a, a] + terms.diagonal() + 2 * terms[a] - xlogy(corner, corner)
-    both, alone = margin[a] + margin, xlogy(margin, margin)
-    loss -= (2 - compression) * (alone[a] + alone - xlogy(both, both))
-    loss[a] = float("inf")
-    return loss
+def joining_gains(between: Tensor, to: Tensor, inner: Tensor, compression: float = 0.0) -> Tensor:
+    """What :func:`mutual_information` gains when a cluster that is a group of its own joins each other group, (b, k).
+
+    Parameters
+    ----------
+    between : Tensor of shape (b, k, k)
+        Flow between the other groups, in b cases.
+    to : Tensor of shape (b, k)
+        Flow from the cluster to the groups.
+    inner : Tensor
+        Flow from the cluster to itself.
+    compression : float
+    """
+    diagonal = between.diagonal(dim1=1, dim2=2)
+    rows = between + to[:, None]
+    rows = xlogy(rows, rows) - xlogy(between, between) - xlogy(to, to)[:, None]  # row and column t of the joined group
+    rows.diagonal(dim1=1, dim2=2).zero_()  # the corner is treated apart
+    corner = diagonal + inner + 2 * to
+    gain = 2 * rows.sum(dim=2) + xlogy(corner, corner) - xlogy(diagonal, diagonal)
+    gain -= 2 * xlogy(to, to) + xlogy(inner, inner)
+    margin, own = between.sum(dim=2) + to, to.sum(dim=1, keepdim=True) + inner
+    both = margin + own
+    return gain + (2 - compression) * (xlogy(margin, margin) + xlogy(own, own) - xlogy(both, both))

@@ -73,7 +73,7 @@ def spectral_labels(
 
 
 def spectral_embedding(
-    A: Any, n_components: int, *, seed: int, solver: Solver = "auto"
+    A: Any, n_components: int, *, seed: int, solver: Solver = "auto", tol: float = 1e-8
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lowest eigenpairs of the normalised Laplacian.
 
@@ -87,6 +87,8 @@ def spectral_embedding(
         Of the start vector of ARPACK.
     solver : {"auto", "dense", "arpack"}
         "dense" is LAPACK on the full matrix; "auto" takes it up to n = 2000, or if almost all vectors are wanted.
+    tol : float
+        Relative accuracy of the eigenvalues that ARPACK stops at.
 
     Returns
     -------
@@ -110,7 +112,7 @@ def spectral_embedding(
         N *= scale
         values, vectors = eigh(N, subset_by_index=[n - n_components, n - 1], overwrite_a=True)
     else:
-        values, vectors = _largest(A, scale, n_components, seed)
+        values, vectors = _largest(A, scale, n_components, seed, tol)
     order = np.argsort(-values, kind="stable")
     return 1.0 - values[order], vectors[:, order]
 
@@ -132,7 +134,7 @@ def cluster_qr(vectors: np.ndarray) -> np.ndarray:
     return np.abs(vectors @ (left @ right)).argmax(axis=1).astype(np.int64)
 
 
-def _largest(A: Any, scale: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _largest(A: Any, scale: np.ndarray, k: int, seed: int, tol: float) -> tuple[np.ndarray, np.ndarray]:
     """The k largest eigenpairs of ``diag(scale) A diag(scale)`` by ARPACK, without a scaled copy of a dense A."""
     n = A.shape[0]
     dtype = np.float64
@@ -147,7 +149,7 @@ def _largest(A: Any, scale: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, 
     start = np.random.default_rng(seed).uniform(-1.0, 1.0, n)
     for vectors, rounds in ((max(2 * k + 1, 20), 10), (max(6 * k, 100), 50)):  # a wider basis when the gap is small
         try:
-            return eigsh(N, k=k, which="LA", v0=start, ncv=min(n, vectors), maxiter=rounds * n, tol=1e-8)
+            return eigsh(N, k=k, which="LA", v0=start, ncv=min(n, vectors), maxiter=rounds * n, tol=tol)
         except ArpackError:
             continue
     raise SelfExpressionError(

@@ -11,13 +11,15 @@ from subspan import NCSC, evaluate, load
 from subspan.augment import augment
 from subspan.encoders import make_encoder
 from subspan.errors import InvalidInputError
-from subspan.merging import UNEVEN, Consensus, consensus
+from subspan.merging import UNEVEN, Consensus
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
 from subspan.methods._ncsc_stages import ClassifierStage, head_scores
 from subspan.multiscale import MultiScaleScattering
+from subspan.neighbours import GlobalSelfExpression
+from subspan.proposals import propose
 from subspan.self_expression import ClosedFormSelfExpression
 
-FAST = {"epochs": {"starts": 2, "classifier": 2, "settling": 2}, "n_starts": 2, "head_width": 32, "random_state": 0}
+FAST = {"epochs": {"starts": 2, "classifier": 2, "settling": 2}, "head_width": 32, "random_state": 0}
 UNSETTLED = FAST | {"epochs": FAST["epochs"] | {"settling": 0}}
 
 
@@ -106,9 +108,9 @@ def test_trained_codes_are_refined_and_fixed_ones_are_not():
     X = digits(120)
     epochs = FAST["epochs"] | {"autoencoder": 1, "collaboration": 1}
     phases = [record["phase"] for record in NCSC(10, **(FAST | {"epochs": epochs}), encoder="conv").fit(X).history_]
-    assert set(phases) == {"autoencoder", "starts", "classifier", "settling", "collaboration"}
+    assert set(phases) == {"autoencoder", "classifier", "settling", "collaboration"}
     phases = [record["phase"] for record in NCSC(10, **(FAST | {"epochs": epochs})).fit(X).history_]
-    assert set(phases) == {"starts", "classifier", "settling"}
+    assert set(phases) == {"classifier", "settling"}
 
 
 def test_neighbours_are_searched_once_for_resting_codes(monkeypatch):
@@ -122,6 +124,14 @@ def test_neighbours_are_searched_once_for_resting_codes(monkeypatch):
 def test_gamma_that_is_given_is_kept():
     X, _ = planted(k=3, n=120)
     assert NCSC(3, gamma=3.0, **FAST).fit(X).gamma_ == 3.0
+
+
+def test_integers_of_numpy_serve_where_clusters_are_small():
+    """Then the number of neighbours is computed from n_clusters, and FAISS takes no integers of NumPy."""
+    X, _ = planted(k=4, n=60)
+    model = NCSC(np.int64(4), **FAST).fit(X)
+    assert np.array_equal(model.labels_, NCSC(4, **FAST).fit(X).labels_)
+    assert GlobalSelfExpression(1.0).fit(torch.eye(6)).neighbours(torch.eye(6), np.int64(2)).index.shape == (6, 2)
 
 
 def test_neighbours_follow_the_size_of_clusters():
@@ -194,7 +204,7 @@ def test_training_that_loses_information_is_not_taken(monkeypatch, loses):
 
 
 @pytest.mark.parametrize("limit", [0, 10**6])
-def test_spectral_labels_are_one_of_the_proposals_of_small_sets(monkeypatch, limit):
+def test_spectral_labels_are_one_of_the_proposals_of_small_sets_in_the_recipe_of_the_paper(monkeypatch, limit):
     """What the starts agree on is made useless, so that only the spectral proposal can be right."""
     X, y = planted(k=4, n=200)
     monkeypatch.setattr("subspan.methods._ncsc_stages.SPECTRAL", limit)
@@ -204,9 +214,34 @@ def test_spectral_labels_are_one_of_the_proposals_of_small_sets(monkeypatch, lim
     seen = []
     start = ClassifierStage.start
     monkeypatch.setattr(ClassifierStage, "start", lambda self: (start(self), seen.append(self.targets)))
-    NCSC(4, **UNSETTLED).fit(X)
-    assert seen[-1].shape == (6, 200)
-    assert (evaluate(y, seen[-1][-1].numpy())["acc"] > 0.97) == (limit > 0)
+    NCSC(4, recipe="paper", u=0.5, n_starts=2, **UNSETTLED).fit(X)
+    targets = next(one for one in seen if one is not None)
+    assert targets.shape == (6, 200)
+    assert (evaluate(y, targets[-1].numpy())["acc"] > 0.97) == (limit > 0)
+
+
+@pytest.mark.parametrize(("n_starts", "known", "classifiers"), [("auto", 0, 6), (0, 0, 6), (1, None, 1), (2, 6, 6)])
+def test_proposals_are_searched_for_and_what_starts_agree_on_takes_part(monkeypatch, n_starts, known, classifiers):
+    X, y = planted(k=4, n=200)
+    asked, learned = [], []
+
+    def seen(pairs, k, gen, limit, compression, found):
+        asked.append(len(found))
+        return propose(pairs, k, gen, limit, compression, found)
+
+    def monitor(self):
+        learned.append((self.name, self.heads.n_starts))
+        return plain(self)
+
+    plain = ClassifierStage.monitor
+    monkeypatch.setattr("subspan.methods._ncsc_stages.propose", seen)
+    monkeypatch.setattr(ClassifierStage, "monitor", monitor)
+    model = NCSC(4, n_starts=n_starts, **UNSETTLED).fit(X)
+    assert (asked[0] > 0 if known else asked == [0]) if known is not None else asked == []
+    assert learned[-1] == ("classifier", classifiers)
+    assert (learned[0] == ("starts", 2)) == (n_starts == 2)
+    if known is not None:
+        assert evaluate(y, model.labels_)["acc"] > 0.97
 
 
 @pytest.mark.parametrize(
@@ -222,12 +257,11 @@ def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, expec
     labels = torch.tensor([0] * 140 + [1] * 20 + [2] * 20 + [3] * 20)
     asked = []
 
-    def consensus(log_p, pairs, k, gen, limit, compression_asked):
+    def found(pairs, k, gen, limit, compression_asked, known):
         asked.append(compression_asked)
         return Consensus(labels.expand(5, -1), compression)
 
-    monkeypatch.setattr("subspan.methods._ncsc_stages.consensus", consensus)
-    monkeypatch.setattr("subspan.methods._ncsc_stages.SPECTRAL", 0)
+    monkeypatch.setattr("subspan.methods._ncsc_stages.propose", found)
     model = NCSC(4, prior=prior, **UNSETTLED).fit(planted(k=4, n=200)[0])
     torch.testing.assert_close(model.head_.prior, torch.tensor([expected]))
     assert set(asked) == {None if prior == "auto" else 0.0}
@@ -237,11 +271,11 @@ def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, expec
 def test_prior_says_whether_sizes_may_differ(monkeypatch, prior, compression):
     asked = []
 
-    def seen(*arguments):
-        asked.append(arguments[-1])
-        return consensus(*arguments)
+    def seen(pairs, k, gen, limit, compression, known):
+        asked.append(compression)
+        return propose(pairs, k, gen, limit, compression, known)
 
-    monkeypatch.setattr("subspan.methods._ncsc_stages.consensus", seen)
+    monkeypatch.setattr("subspan.methods._ncsc_stages.propose", seen)
     NCSC(3, prior=prior, **FAST).fit(planted(k=3, n=120)[0])
     assert set(asked) == {compression}
 
@@ -260,7 +294,7 @@ def test_classifiers_learn_from_changed_images(monkeypatch):
     still = {"rotation": 0.0, "zoom": 0.0, "brightness": 0.0, "crop": 0.0}
     assert all(given == still | {"shift": 0.1, "flip": True} for _, given in seen)
     assert {size for size, _ in seen} == {200}
-    assert len(seen) == sum(100 for _ in range(3))  # three stages of two epochs of 50 steps
+    assert len(seen) == sum(100 for _ in range(2))  # two stages of two epochs of 50 steps
     assert np.array_equal(first.predict_proba(X), NCSC(10, **options).fit(X).predict_proba(X))
     plain = NCSC(10, **(options | {"augmentation": None})).fit(X)
     assert not np.array_equal(first.predict_proba(X), plain.predict_proba(X))
@@ -285,7 +319,7 @@ def test_trained_codes_are_not_refined_unless_asked():
     options = FAST | {"encoder": "mlp"}
     X = planted(k=3, n=120)[0]
     model = NCSC(3, **(options | {"epochs": FAST["epochs"] | {"autoencoder": 1}})).fit(X)
-    assert {record["phase"] for record in model.history_} == {"autoencoder", "starts", "classifier", "settling"}
+    assert {record["phase"] for record in model.history_} == {"autoencoder", "classifier", "settling"}
     epochs = FAST["epochs"] | {"autoencoder": 1, "collaboration": 1}
     model = NCSC(3, **(options | {"epochs": epochs})).fit(X)
     assert model.history_[-1]["phase"] == "collaboration"

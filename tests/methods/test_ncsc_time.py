@@ -73,9 +73,10 @@ def test_each_part_is_multiplied_as_often_as_it_is_done(monkeypatch):
     seen = {}
 
     def counted(setting, stages):
-        for name in ("_encoding", "_reconstruction", "_classifier", "_search", "_self_expression"):
+        names = ("_encoding", "_reconstruction", "_classifier", "_search", "_self_expression", "_proposals")
+        for name in names:
             monkeypatch.setattr(_ncsc_time, name, lambda *_: 0.0)
-        for name in ("_encoding", "_reconstruction", "_classifier", "_search", "_self_expression"):
+        for name in names:
             with monkeypatch.context() as patch:
                 patch.setattr(_ncsc_time, name, lambda *_: 1.0)
                 seen[name] = expected_seconds(setting, stages)
@@ -88,9 +89,11 @@ def test_each_part_is_multiplied_as_often_as_it_is_done(monkeypatch):
     NCSC(4, recipe="paper", **options).fit(X)
     steps = 2 * 50 * 256  # samples of pre-training: at least 50 steps of 256 per epoch
     parts = {"_encoding": 400, "_reconstruction": steps, "_classifier": 9, "_search": 0, "_self_expression": 4 * 13}
-    assert seen == parts
+    assert seen == parts | {"_proposals": 0}
     NCSC(4, **options).fit(X)
-    assert seen == parts | {"_search": 1, "_self_expression": 0}
+    assert seen == parts | {"_search": 1, "_self_expression": 0, "_proposals": 1}
+    NCSC(4, **(options | {"n_starts": "auto"})).fit(X)
+    assert seen == parts | {"_search": 1, "_self_expression": 0, "_proposals": 1, "_classifier": 7}
 
 
 @pytest.mark.parametrize(

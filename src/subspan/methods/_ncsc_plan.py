@@ -20,12 +20,13 @@ from subspan.methods._ncsc_settling import SettlingStage
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, SubspaceStage
 from subspan.multiscale import make_scattering
 from subspan.pretraining import Reconstruction
+from subspan.proposals import memory_bytes
 from subspan.self_expression import learned_bytes
 from subspan.training import Phase
 
 AUTO: dict[str, dict[str, Any]] = {
-    "paper": {"gamma": 30.0, "u": 0.9, "balance": (4.0, 1.0)},
-    "global": {"gamma": None, "u": 0.0, "balance": (4.0, 0.5)},
+    "paper": {"gamma": 30.0, "u": 0.9, "balance": (4.0, 1.0), "n_starts": 5},
+    "global": {"gamma": None, "u": 0.0, "balance": (4.0, 0.5), "n_starts": 0},
 }
 EPOCHS = {"autoencoder": 30, "subspace": 1, "starts": 8, "classifier": 6, "settling": 8, "collaboration": 3}
 LEFT_OUT = {"paper": "settling", "global": "collaboration"}  # unless its epochs are given
@@ -40,7 +41,7 @@ RATES = {
 }
 COMPRESSION = {"auto": None, "uniform": 0.0, "uneven": UNEVEN}  # by prior, see subspan.merging
 MAX_PIXELS = 4096  # numbers per image up to which pixels may be the codes
-CANDIDATES = 6  # ways to merge what the starts agree on that are trained on
+CANDIDATES = 6  # proposals that are trained on
 SAMPLES_PER_CLUSTER = 20  # the starts have more than k clusters only with so many samples for each
 LIBRARIES = 400_000_000  # bytes
 
@@ -48,6 +49,11 @@ LIBRARIES = 400_000_000  # bytes
 def automatic(recipe: str, name: str, value: Any) -> Any:
     """Value of a parameter, or the recipe's where it is "auto"."""
     return AUTO[recipe][name] if isinstance(value, str) and value == "auto" else value
+
+
+def searches(recipe: str, n_starts: int) -> bool:
+    """Whether what classifiers learn first is searched for on the graph of pairs."""
+    return n_starts == 0 or (recipe == "global" and n_starts > 1)
 
 
 def resolve_epochs(recipe: str, epochs: Mapping[str, int] | None) -> dict[str, int]:
@@ -81,8 +87,9 @@ def check_parameters(p: Mapping[str, Any]) -> None:
     for name, low, high in (("l", 0, 1), ("overcluster", 1, math.inf), ("lambda_cl", 0, math.inf)):
         check_number(name, p[name], low, high)
     check_number("tolerance", p["tolerance"], 0.0)
-    for name in ("batch_size", "n_starts", "walk"):
+    for name in ("batch_size", "walk"):
         check_integer(name, p[name], 1)
+    check_integer("n_starts", automatic(p["recipe"], "n_starts", p["n_starts"]), 0)
     for name, high in (("u", 1.0), ("balance", math.inf)):
         for value in check_pair(automatic(p["recipe"], name, p[name]), name):
             check_number(name, value, 0.0, high)
@@ -138,8 +145,9 @@ def algorithm_1(
     epochs: Mapping[str, int],
     rates: Mapping[str, float],
     tolerance: float,
+    search: bool = False,
 ) -> list[Phase]:
-    """The stages of Algorithm 1.
+    """The stages of Algorithm 1; with ``search``, proposals are searched for on the graph of all pairs.
 
     ``heads`` are the "starts" (if there are several), the "candidates", the "head", which becomes the chosen one of
     these, and its copies "settling" (if it settles).
@@ -169,7 +177,7 @@ def algorithm_1(
                 rate_c=rates["self_expression"],
             )
         )
-    stages += _classifiers(setting, heads, epochs, rates)
+    stages += _classifiers(setting, heads, epochs, rates, search)
     if trainable or in_batches:
         stages.append(
             CollaborationStage(
@@ -186,7 +194,7 @@ def algorithm_1(
 
 
 def _classifiers(
-    setting: Setting, heads: Mapping[str, Heads], epochs: Mapping[str, int], rates: Mapping[str, float]
+    setting: Setting, heads: Mapping[str, Heads], epochs: Mapping[str, int], rates: Mapping[str, float], search: bool
 ) -> list[Phase]:
     """The starts, if there are several, the candidates that learn from them, and the chosen one, which settles."""
     starts = None
@@ -199,6 +207,7 @@ def _classifiers(
         epochs=epochs["classifier"],
         rate=rates["classifier"],
         starts=starts,
+        search=search,
         chosen=heads["head"],
     )
     stages: list[Phase] = [candidates] if starts is None else [starts, candidates]
@@ -216,7 +225,7 @@ def _classifiers(
 
 
 def memory_parts(
-    n: int, n_codes: int, *, neighbours: int, batch_size: int, joint: bool, learned: bool
+    n: int, n_codes: int, *, neighbours: int, batch_size: int, joint: bool, learned: bool, searched: int = 0
 ) -> dict[str, int]:
     """Expected peak memory of ``fit`` in bytes, by part.
 
@@ -230,11 +239,15 @@ def memory_parts(
         Samples whose self-expression is solved together.
     joint, learned : bool
         Whether Eq. 8 is trained, and whether C is.
+    searched : int
+        Clusters that are searched for on the graph of pairs; 0 if that is not done.
     """
     batch = min(batch_size, n)
     parts = {"libraries": LIBRARIES, "codes": 4 * n * n_codes * 4}
     if neighbours:  # found for both signs, twice as many, as index and product; then pairs
         parts["neighbours"] = n * neighbours * (4 * 12 + 40)
+    if searched:
+        parts["proposals"] = memory_bytes(n, searched)
     if joint or not neighbours:
         parts["affinities"] = 4 * batch * batch * (14 if joint else 5)  # Eq. 8 is differentiated through C
     if learned:

@@ -22,6 +22,7 @@ from subspan.losses import L_neg, balance_loss
 from subspan.merging import consensus, label_information
 from subspan.methods._ncsc_setting import Setting
 from subspan.pairs import Pairs
+from subspan.proposals import propose
 from subspan.spectral import spectral_labels
 from subspan.training import Phase, Record, settled
 
@@ -78,6 +79,9 @@ class ClassifierStage(Phase):
     starts : ClassifierStage, optional
         An earlier stage of several starts. Each classifier learns one of the best labels on which they agree in the
         first epoch, and from then on partners are direct neighbours.
+    search : bool
+        Labels to learn first are searched for on the graph of pairs; those on which ``starts`` agree, if there are any,
+        take part.
     chosen : Heads, optional
         Becomes the classifier with the lowest objective at the end. If one of them, when it had just learned from
         ``starts``, held more :func:`~subspan.merging.label_information` than this one does, it becomes that one.
@@ -92,19 +96,21 @@ class ClassifierStage(Phase):
         epochs: int,
         rate: float,
         starts: ClassifierStage | None = None,
+        search: bool = False,
         chosen: Heads | None = None,
     ):
         super().__init__(name, epochs, max(ANCHORS, ANCHORS_PER_CLUSTER * heads.n_clusters), *STEPS)
         self.setting, self.heads, self.rate, self.starts, self.chosen = setting, heads, rate, starts, chosen
+        self.search = search
         self.pairs: Pairs | None = None
-        self.targets: Tensor | None = None  # labels on which the starts agree, (R, n)
+        self.targets: Tensor | None = None  # labels to learn first, (R, n)
         self.compression = 0.0  # with which they were found
 
     def start(self) -> None:
         if not len(self.setting.codes):
             self.setting.encode_all()
-        if self.starts is not None:
-            self.targets, self.compression = self.starts.agreement(self.heads.n_starts)
+        if self.search or self.starts is not None:
+            self.targets, self.compression = self.proposals(self.heads.n_starts)
         self._expect_sizes()
 
     def _expect_sizes(self) -> None:
@@ -217,14 +223,20 @@ class ClassifierStage(Phase):
                 return  # training fitted wrong pairs: the best of the first epoch stays
         self.chosen.take(self.heads, self.best)
 
-    def agreement(self, count: int) -> tuple[Tensor, float]:
-        """Labels (count, n) to learn from, those on which the starts agree and spectral ones; and the compression."""
+    def proposals(self, count: int) -> tuple[Tensor, float]:
+        """Labels (count, n) to learn from, from the starts and from the graph; and the compression."""
         gen, k = generator(0), self.setting.n_clusters
         pairs = self.setting.positives(self.setting.u[1], gen)
-        found, compression = consensus(self.scores(), pairs, k, gen, max(1, count - 1), self.setting.compression)
-        if count > 1 and pairs.n <= SPECTRAL:
-            labels = torch.from_numpy(spectral_labels(pairs.symmetric(), k, seed=0))
-            found = torch.cat([found, labels[None].to(found.device)])
+        if self.search:
+            known = () if self.starts is None else consensus(self.starts.scores(), pairs, k, gen, count).labels
+            found, compression = propose(pairs, k, gen, count, self.setting.compression, list(known))
+        else:
+            assert self.starts is not None
+            most = max(1, count - 1)
+            found, compression = consensus(self.starts.scores(), pairs, k, gen, most, self.setting.compression)
+            if count > 1 and pairs.n <= SPECTRAL:
+                labels = torch.from_numpy(spectral_labels(pairs.symmetric(), k, seed=0))
+                found = torch.cat([found, labels[None].to(found.device)])
         return found[torch.arange(count) % len(found)], compression
 
 

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from subspan._random import generator
+from subspan.merging import CELLS_PER_CLUSTER, MAX_CELLS, merge_clusters
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage
 from subspan.multiscale import MultiScaleScattering
 from subspan.neighbours import EXACT
 from subspan.pretraining import Reconstruction
+from subspan.proposals import DIMENSIONS, RANDOM_BEGINNINGS, SEEDS, divide
 from subspan.scattering import ScatteringEncoder
 from subspan.self_expression import ClosedFormSelfExpression
 from subspan.training import Phase
@@ -47,6 +49,7 @@ def expected_seconds(setting: Setting, stages: Iterable[Phase]) -> float:
         if isinstance(stage, Reconstruction):
             total += stage.epochs * stage.steps(n) * stage.batch_size * _reconstruction(setting)
         elif isinstance(stage, ClassifierStage):
+            total += _proposals(setting) if stage.search else 0.0
             total += stage.epochs * (_classifier(setting, stage, encoding) + C)
         elif isinstance(stage, CollaborationStage):
             total += stage.epochs * (encoding * n + JOINT * C)
@@ -100,6 +103,17 @@ def _classifier(setting: Setting, stage: ClassifierStage, encoding: float) -> fl
     with torch.no_grad():
         scores = _timed(lambda: heads(z).log_softmax(dim=-1)) / len(z)
     return stage.steps(n) * step + n * scores
+
+
+def _proposals(setting: Setting) -> float:
+    """Seconds of :func:`subspan.proposals.propose`: k-means of each division, and joining its cells."""
+    n, k, gen = setting.samples.n, setting.n_clusters, generator(0)
+    cells, divisions = min(max(CELLS_PER_CLUSTER) * k, max(min(CELLS_PER_CLUSTER) * k, MAX_CELLS), n), len(DIMENSIONS)
+    rows = torch.rand(min(BATCH, n), max(DIMENSIONS) * k, generator=gen).numpy()
+    kmeans = _timed(lambda: divide(rows, min(cells, len(rows)), 0)) * n / len(rows)
+    flow = torch.rand(cells, cells, generator=gen, dtype=torch.float64)
+    join = _timed(lambda: merge_clusters(flow + flow.T, k, gen, random=RANDOM_BEGINNINGS))
+    return divisions * SEEDS * len(CELLS_PER_CLUSTER) * (kmeans + join) / 2  # cells are fewer in most divisions
 
 
 def _search(setting: Setting) -> float:

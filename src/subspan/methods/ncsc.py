@@ -53,6 +53,7 @@ from subspan.methods._ncsc_plan import (
     fixed_encoders,
     memory_parts,
     resolve_epochs,
+    searches,
 )
 from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_settling import holds
@@ -115,17 +116,19 @@ class NCSC(Clusterer):
         Weight of ``KL(mean p || prior)`` at the beginning and at the end of stage 2; 0 leaves it out (deviation 5).
         "auto": (4, 1) (paper), (4, 0.5) (global). A classifier settles with either, and with one between.
     prior : {"auto", "uniform", "uneven"} or array-like of shape (k,)
-        Expected cluster sizes: equal; those on which the starts agree when sizes may differ (see
-        :func:`subspan.merging.consensus`); or given ones. "auto": equal, unless uneven ones keep far more pairs
+        Expected cluster sizes: equal; those of labels that were found when sizes may differ (see
+        :func:`subspan.proposals.propose`); or given ones. "auto": equal, unless uneven ones keep far more pairs
         together. Unless they are given or "uniform", sizes are those of the chosen classifier when it settles.
     augmentation : dict, optional
         Random changes of images that keep what they show, for the samples from which classifiers learn (not their
         partners): "rotation" in degrees; "shift", "zoom" and "crop" relative to the side; "brightness"; "flip" (bool),
         see :func:`subspan.augment.augment`. Each step encodes its images anew. None by default.
     walk : int
-        Steps of the random walk to a sample's partner at the beginning of stage 2, shortened to one.
-    n_starts : int
-        Independent classifiers trained side by side, whose consensus the final one learns first (deviation 8).
+        Steps of the random walk to a start's partner at the beginning of stage 2, shortened to one.
+    n_starts : int or "auto"
+        Independent classifiers trained side by side, whose consensus the final one learns first (deviation 8). 0: what
+        it learns first is searched for on the graph of pairs, see :func:`subspan.proposals.propose`. 1: it learns from
+        Eq. 5 alone. "auto": 5 (paper), 0 (global; with several starts, what they agree on joins the search).
     overcluster : float
         Clusters of each start, as a multiple of k (deviation 8).
     lambda_cl : float
@@ -176,11 +179,13 @@ class NCSC(Clusterer):
     6. *Degenerate codes.* Codes are centred and of unit length in Eq. 9, else shrinking them lowers the loss for free.
     7. *Batches* are made of whole cells of a coarse k-means partition of the codes, redrawn every epoch: in random
        batches of 5000 out of 70,000 most true neighbours are missing. ``batches="random"`` is the plain reading.
-    8. *Starts.* A single classifier ends in one of many local optima. Several are trained side by side; the small
-       cells on which they agree are merged to k by the flow of the walk between them, in several ways. Final
-       classifiers first learn these labels and spectral ones, then Eq. 5; the one with the lowest objective stays, or
-       one that knew more about neighbours before Eq. 5. In the global recipe it then settles: it goes on
-       with the sizes that it has found. At most 30 positives are kept per sample, and a step draws one of them.
+    8. *Starts.* A single classifier ends in one of many local optima. So six are trained side by side that first learn
+       labels, then Eq. 5; the one with the lowest objective stays, or one that knew more about neighbours before
+       Eq. 5. In the global recipe the labels are searched for on the graph of pairs
+       (:func:`subspan.proposals.propose`), and the chosen classifier settles: it goes on with the sizes that it has
+       found. In the paper's, several starts are trained; the small cells on which they agree are merged to k by the
+       flow of the walk between them, in several ways; spectral labels are one way more. At most 30 positives are kept
+       per sample, and a step draws one of them.
     9. *Training.* The paper gives rates, but no batch size of pre-training and no schedule: 256 samples; in stage 2
        the rate rises over the first 30 % and falls to zero along a cosine, and a step sees samples drawn from all
        data, not a batch of 5000.
@@ -208,7 +213,7 @@ class NCSC(Clusterer):
     prior: Any = "auto"
     augmentation: dict | None = None
     walk: int = 6
-    n_starts: int = 5
+    n_starts: Any = "auto"
     overcluster: float = 2.0
     lambda_cl: float = 1.0
     epochs: dict | None = None
@@ -234,9 +239,10 @@ class NCSC(Clusterer):
         fixed = self._fixed_batches(samples.n, seed)
         setting = self._setting(samples, encoder, self._layer(fixed).to(device), fixed)
         heads = {}
-        if self.n_starts > 1:
-            heads["starts"] = self._heads(encoder, self.n_starts, self._n_fine(samples.n))
-        heads["candidates"] = self._heads(encoder, CANDIDATES if heads else 1, self.n_clusters)
+        n_starts = self._auto("n_starts")
+        if n_starts > 1:
+            heads["starts"] = self._heads(encoder, n_starts, self._n_fine(samples.n))
+        heads["candidates"] = self._heads(encoder, 1 if n_starts == 1 else CANDIDATES, self.n_clusters)
         if self._all_epochs()["settling"] > 0:
             heads["settling"] = self._heads(encoder, len(holds(setting.balance)), self.n_clusters)
         heads["head"] = head = self._heads(encoder, 1, self.n_clusters)
@@ -249,6 +255,7 @@ class NCSC(Clusterer):
             epochs=self._all_epochs(),
             rates=self._all_rates(),
             tolerance=self.tolerance,
+            search=searches(self.recipe, n_starts),
         )
         if self.verbose:
             print(
@@ -393,6 +400,7 @@ class NCSC(Clusterer):
             batch_size=self.batch_size,
             joint=(paper or encoder.trainable) and self._all_epochs()["collaboration"] > 0,
             learned=self.self_expression == "parameter",
+            searched=self.n_clusters if searches(self.recipe, self._auto("n_starts")) else 0,
         )
 
     def _n_neighbors(self, n: int) -> int:

@@ -1,0 +1,180 @@
+"""The search on the graph of pairs for labels that tell most about neighbours."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from subspan import accuracy, proposals
+from subspan.merging import UNEVEN, are_groups, label_information
+from subspan.pairs import Pairs
+from subspan.proposals import different_first, left_open, propose, shared_cells, spectral_cells
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def planted(sizes, across, seed=0, m=8):
+    """Classes of these sizes; m partners of every sample in its class, of which a share ``across`` is anybody."""
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    members = [np.flatnonzero(y == c) for c in range(len(sizes))]
+    partners = np.stack([rng.choice(members[c], m) for c in y])
+    partners = np.where(rng.random(partners.shape) < across, rng.integers(len(y), size=partners.shape), partners)
+    i = torch.arange(len(y)).repeat_interleave(m)
+    return torch.from_numpy(y), Pairs.from_entries(i, torch.from_numpy(partners).ravel(), torch.ones(len(i)), len(y))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "across"), [([60] * 5, 0.3), ([200, 40, 40, 40, 40], 0.05), ([12] * 20, 0.1), ([300, 300], 0.4)]
+)
+def test_planted_clusters_are_found(sizes, across):
+    y, pairs = planted(sizes, across)
+    k = len(sizes)
+    labels, compression = propose(pairs, k, gen(), compression=0.0)
+    assert labels.shape == (1, len(y))
+    assert labels.dtype == torch.int64
+    assert accuracy(y, labels[0]) > 0.97
+    assert label_information(labels[0], pairs, k) >= label_information(y, pairs, k) - 1e-3
+    assert compression == 0.0
+
+
+def test_nothing_tells_more_on_a_graph_where_all_ways_can_be_tried():
+    _, pairs = planted([3, 3, 3], 0.3, m=2)
+    best = max(label_information(torch.tensor(way), pairs, 3) for way in product(range(3), repeat=9))
+    assert label_information(propose(pairs, 3, gen(), compression=0.0).labels[0], pairs, 3) == pytest.approx(best)
+
+
+def test_recombination_finds_what_no_division_has(monkeypatch):
+    """Two divisions, each of which has joined two classes and halved another."""
+    y, pairs = planted([50] * 4, 0.1)
+    half = torch.arange(len(y)) % 2
+    one = torch.where(y == 1, 0, torch.where((y == 2) & (half == 1), 1, y))
+    other = torch.where(y == 3, 2, torch.where((y == 0) & (half == 1), 3, y))
+    monkeypatch.setattr(proposals, "spectral_cells", lambda *_: [one, other])
+    assert max(accuracy(y, one), accuracy(y, other)) < 0.8
+    assert accuracy(y, propose(pairs, 4, gen(), compression=0.0).labels[0]) == 1.0
+    monkeypatch.setattr(proposals, "ROUNDS", 0)
+    assert accuracy(y, propose(pairs, 4, gen(), compression=0.0).labels[0]) < 0.8
+
+
+def test_known_labels_take_part(monkeypatch):
+    y, pairs = planted([50] * 4, 0.1)
+    monkeypatch.setattr(proposals, "spectral_cells", lambda *_: [torch.arange(200) % 4])
+    monkeypatch.setattr(proposals, "ROUNDS", 0)
+    assert accuracy(y, propose(pairs, 4, gen(), compression=0.0).labels[0]) < 0.5
+    assert torch.equal(propose(pairs, 4, gen(), compression=0.0, known=[y]).labels[0], y)
+
+
+def chain_of_halves():
+    """One class of 300 in two halves, joined by a tenth of its steps, and five of 60 with a few steps between."""
+    y, pairs = planted([150, 150, 60, 60, 60, 60, 60], 0.0)
+    rng, rows, partners = np.random.default_rng(1), pairs.rows(), pairs.partners.clone()
+    for a, b, share in ((0, 1, 0.1), (1, 0, 0.1), (2, 3, 0.02), (3, 4, 0.02), (4, 5, 0.02), (5, 6, 0.02)):
+        members = (y == b).nonzero().ravel().numpy()
+        leave = (y[rows] == a) & torch.from_numpy(rng.random(len(rows)) < share)
+        partners[leave] = torch.from_numpy(rng.choice(members, int(leave.sum())))
+    return torch.where(y == 1, 0, y - (y > 1).long()), Pairs(pairs.offsets, partners, pairs.weights)
+
+
+@pytest.mark.parametrize("compression", [0.0, UNEVEN, None])
+def test_sizes_differ_where_that_leaves_far_less_open(compression):
+    """Information alone halves the large class and joins two small ones."""
+    y, pairs = chain_of_halves()
+    labels, used = propose(pairs, 6, gen(), compression=compression)
+    assert (accuracy(y, labels[0]) > 0.99) == (compression != 0.0)
+    assert used == (0.0 if compression == 0.0 else UNEVEN)
+
+
+@pytest.mark.parametrize("constant", ["CLEARER", "groups"])
+def test_sizes_stay_equal_without_a_reason(constant, monkeypatch):
+    pairs = chain_of_halves()[1]
+    even = propose(pairs, 6, gen(), compression=0.0)
+    if constant == "groups":
+        monkeypatch.setattr(proposals, "are_groups", lambda *_: False)
+    else:
+        monkeypatch.setattr(proposals, "CLEARER", 0.2)
+    labels, used = propose(pairs, 6, gen())
+    assert used == 0.0
+    assert torch.equal(labels, even.labels)
+
+
+def test_labels_with_outliers_come_last_where_sizes_may_differ():
+    """Three samples that only know each other would be the cheapest group of all."""
+    y, pairs = planted([100, 100, 100, 3], 0.05)
+    alone = y == 3
+    partners = torch.where(alone[pairs.rows()], pairs.rows(), pairs.partners)
+    labels = propose(Pairs(pairs.offsets, partners, pairs.weights), 3, gen(), compression=UNEVEN).labels[0]
+    assert are_groups(labels, 3)
+    assert accuracy(y[~alone], labels[~alone]) > 0.97
+
+
+def test_share_that_is_left_open():
+    y, pairs = planted([40, 40], 0.0)
+    assert left_open(y, pairs, 2) == pytest.approx(0.0, abs=1e-12)
+    assert left_open(torch.arange(80) % 2, pairs, 2) > 0.9
+    assert left_open(torch.zeros(80, dtype=torch.int64), pairs, 2) == 1.0
+
+
+def test_cells_are_combinations_and_rare_ones_join_the_nearest():
+    labels = torch.tensor([[0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1, 0]])
+    assert shared_cells(labels, 9).tolist() == [0, 0, 0, 1, 1, 3, 2]  # equally frequent ones in their order
+    assert shared_cells(labels, 2).tolist() == [0, 0, 0, 1, 1, 1, 0]
+
+
+def test_almost_equal_labels_come_last():
+    y = torch.arange(300) % 3
+    renamed, near, other = (y + 1) % 3, y.clone(), torch.arange(300) // 100
+    near[:5] = (near[:5] + 1) % 3
+    found = different_first([y, near, renamed, other], 3)
+    assert all(labels is one for labels, one in zip(found, (y, other, near, renamed), strict=True))
+
+
+def test_proposals_are_different_first_and_as_many_as_there_are():
+    _, pairs = planted([40] * 5, 0.6)
+    labels = propose(pairs, 5, gen(), limit=4, compression=0.0).labels
+    assert len({tuple(one.tolist()) for one in labels}) == len(labels) == 4
+    values = [label_information(one, pairs, 5) for one in labels]
+    assert values[0] == max(values)
+
+
+def test_the_generator_decides():
+    _, pairs = planted([40] * 5, 0.6)
+    first = propose(pairs, 5, gen(3), limit=3).labels
+    assert torch.equal(first, propose(pairs, 5, gen(3), limit=3).labels)
+    cells = [next(iter(spectral_cells(pairs, 5, gen(seed)))) for seed in (3, 4)]
+    assert not torch.equal(*cells)
+
+
+@pytest.mark.parametrize(("n", "k"), [(3, 2), (4, 4), (5, 1), (40, 30), (6, 6)])
+def test_few_samples_and_many_clusters(n, k):
+    i = torch.arange(n).repeat_interleave(2)
+    j = torch.stack([(torch.arange(n) + 1) % n, (torch.arange(n) - 1) % n], 1).ravel()
+    labels = propose(Pairs.from_entries(i, j, torch.ones(2 * n), n), k, gen(), limit=3).labels
+    assert labels.shape[1] == n
+    assert 0 <= int(labels.min()) <= int(labels.max()) < k
+
+
+def test_samples_without_pairs():
+    y, pairs = planted([30, 30], 0.0)
+    alone = Pairs(torch.cat([pairs.offsets, pairs.offsets[-1:].expand(5)]), pairs.partners, pairs.weights)
+    labels = propose(alone, 2, gen()).labels[0]
+    assert labels.shape == (65,)
+    assert accuracy(y, labels[:60]) == 1.0
+
+
+def test_many_samples_are_embedded_in_k_dimensions(monkeypatch):
+    _, pairs = planted([40] * 5, 0.2)
+    asked = []
+    plain = proposals.spectral_embedding
+    monkeypatch.setattr(
+        proposals, "spectral_embedding", lambda A, d, **options: (asked.append(d), plain(A, d, **options))[1]
+    )
+    assert len(list(spectral_cells(pairs, 5, gen()))) == 3 * 3 * proposals.SEEDS
+    monkeypatch.setattr(proposals, "WIDE", 199)
+    assert len(list(spectral_cells(pairs, 5, gen()))) == 3 * proposals.SEEDS
+    assert asked == [15, 5]
