@@ -244,6 +244,30 @@ def test_proposals_are_searched_for_and_what_starts_agree_on_takes_part(monkeypa
         assert evaluate(y, model.labels_)["acc"] > 0.97
 
 
+@pytest.mark.parametrize("searched", [True, False])
+def test_what_was_searched_for_by_information_is_chosen_by_it(monkeypatch, searched):
+    """Where the objective prefers the labels with least information."""
+    seen, plain = [], ClassifierStage.monitor
+
+    def monitor(self):
+        record = plain(self)
+        if self.targets is not None:
+            information = torch.tensor([self.information(one) for one in self.scores()])
+            seen.append((record["start"], int(information.argmax()), int(information.argmin())))
+        return record
+
+    monkeypatch.setattr(
+        ClassifierStage, "objective", lambda self, log_p: torch.tensor([self.information(one) for one in log_p])
+    )
+    monkeypatch.setattr(ClassifierStage, "monitor", monitor)
+    monkeypatch.setattr(ClassifierStage, "information", lambda self, one: float(one[0, 0]))
+    NCSC(4, recipe="global" if searched else "paper", **(UNSETTLED | {"n_starts": 0 if searched else 2})).fit(
+        planted(k=4, n=120)[0]
+    )
+    assert seen
+    assert all(best == (most if searched else least) and most != least for best, most, least in seen)
+
+
 @pytest.mark.parametrize(
     ("prior", "compression", "expected"),
     [

@@ -83,8 +83,9 @@ class ClassifierStage(Phase):
         Labels to learn first are searched for on the graph of pairs; those on which ``starts`` agree, if there are any,
         take part.
     chosen : Heads, optional
-        Becomes the classifier with the lowest objective at the end. If one of them, when it had just learned from
-        ``starts``, held more :func:`~subspan.merging.label_information` than this one does, it becomes that one.
+        Becomes the classifier with the lowest objective at the end, or, with ``search``, the one whose labels hold most
+        :func:`~subspan.merging.label_information`, as they were searched for. If one of them held more when it had just
+        learned the labels it was given, it becomes that one.
     """
 
     def __init__(
@@ -190,7 +191,10 @@ class ClassifierStage(Phase):
         assert self.pairs is not None
         log_p = self.scores()
         objective = self.objective(log_p)
-        self.best = int(objective.argmin())
+        information = [] if self.targets is None else [self.information(one) for one in log_p]
+        if self.chosen is not None and self.epoch == 0 and information:
+            self.chosen.take(self.heads, information.index(max(information)))
+        self.best = information.index(max(information)) if self.search else int(objective.argmin())
         record: Record = {
             "positives_per_sample": len(self.pairs.partners) / self.pairs.n,
             "objective": float(objective[self.best]),
@@ -198,11 +202,8 @@ class ClassifierStage(Phase):
             "start": self.best,
             "live_clusters": live_clusters(log_p[self.best]),
         }
-        if self.targets is not None:
-            if self.chosen is not None and self.epoch == 0:
-                information = [self.information(one) for one in log_p]
-                self.chosen.take(self.heads, max(range(len(information)), key=lambda r: information[r]))
-            record["information"] = self.information(log_p[self.best])
+        if information:
+            record["information"] = information[self.best]
         return record
 
     def information(self, log_p: Tensor) -> float:

@@ -180,10 +180,10 @@ class NCSC(Clusterer):
     7. *Batches* are made of whole cells of a coarse k-means partition of the codes, redrawn every epoch: in random
        batches of 5000 out of 70,000 most true neighbours are missing. ``batches="random"`` is the plain reading.
     8. *Starts.* A single classifier ends in one of many local optima. So six are trained side by side that first learn
-       labels, then Eq. 5; the one with the lowest objective stays, or one that knew more about neighbours before
-       Eq. 5. In the global recipe the labels are searched for on the graph of pairs
-       (:func:`subspan.proposals.propose`), and the chosen classifier settles: it goes on with the sizes that it has
-       found. In the paper's, several starts are trained; the small cells on which they agree are merged to k by the
+       labels, then Eq. 5. In the global recipe the labels are searched for on the graph of pairs
+       (:func:`subspan.proposals.propose`); the classifier whose labels tell most about neighbours stays and settles: it
+       goes on with the sizes that it has found. In the paper's the one with the lowest objective stays, or one that
+       knew more about neighbours before Eq. 5; several starts are trained; the small cells on which they agree are merged to k by the
        flow of the walk between them, in several ways; spectral labels are one way more. At most 30 positives are kept
        per sample, and a step draws one of them.
     9. *Training.* The paper gives rates, but no batch size of pre-training and no schedule: 256 samples; in stage 2
