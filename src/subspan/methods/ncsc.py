@@ -183,9 +183,9 @@ class NCSC(Clusterer):
        labels, then Eq. 5. In the global recipe the labels are searched for on the graph of pairs
        (:func:`subspan.proposals.propose`); the classifier whose labels tell most about neighbours stays and settles: it
        goes on with the sizes that it has found. In the paper's the one with the lowest objective stays, or one that
-       knew more about neighbours before Eq. 5; several starts are trained; the small cells on which they agree are merged to k by the
-       flow of the walk between them, in several ways; spectral labels are one way more. At most 30 positives are kept
-       per sample, and a step draws one of them.
+       knew more about neighbours before Eq. 5. There several starts are trained first; the small cells on which they
+       agree are merged to k by the flow of the walk between them, in several ways, and spectral labels are one way
+       more. At most 30 positives are kept per sample, and a step draws one of them.
     9. *Training.* The paper gives rates, but no batch size of pre-training and no schedule: 256 samples; in stage 2
        the rate rises over the first 30 % and falls to zero along a cosine, and a step sees samples drawn from all
        data, not a batch of 5000.
