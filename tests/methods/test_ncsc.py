@@ -295,7 +295,7 @@ def test_resolved_parameters_name_what_a_recipe_takes():
     images = digits(200)
     paper = NCSC(10, recipe="paper", epochs={"starts": 3}).resolved_parameters(images)
     assert (paper["gamma"], paper["u"], paper["balance"]) == (30.0, (0.9, 0.9), (4.0, 1.0))
-    assert (paper["encoder"], paper["head"]) == ("conv", "conv")
+    assert (paper["encoder"], paper["head"], paper["n_starts"]) == ("conv", "conv", 5)
     assert paper["epochs"] == {
         "autoencoder": 30,
         "subspace": 1,
@@ -308,7 +308,7 @@ def test_resolved_parameters_name_what_a_recipe_takes():
     assert paper["overcluster"] == 1.0  # ten samples for each of twenty clusters would be too few
     chosen = NCSC(10, gamma=2.0).resolved_parameters(np.repeat(images, 3, axis=0))
     assert (chosen["encoder"], chosen["gamma"], chosen["overcluster"]) == ("by the data", 2.0, 2.0)
-    assert chosen["n_neighbors"] == 10
+    assert (chosen["n_neighbors"], chosen["n_starts"]) == (10, 0)
     assert chosen["epochs"]["settling"] == 8
     assert chosen["epochs"]["collaboration"] == 0
     assert NCSC(10).resolved_parameters(images)["gamma"] == "by the data"
@@ -322,3 +322,6 @@ def test_resources_are_estimated_without_training():
     assert not hasattr(model, "labels_")
     larger = NCSC(3, recipe="paper", batch_size=5000).estimate_resources(np.ones((6000, 30)))
     assert larger["parts"]["affinities"] > 100 * estimate["parts"]["affinities"]
+    assert "proposals" not in larger["parts"]
+    searched = {n: NCSC(3).estimate_resources(np.ones((n, 30)))["parts"]["proposals"] for n in (60, 6000)}
+    assert searched[6000] == 100 * searched[60] > 6000 * 9 * 8  # the embedding in nine dimensions

@@ -372,6 +372,7 @@ class NCSC(Clusterer):
             "encoder": "by the data" if self._is_open(samples) else encoder.name,
             "head": self._heads(encoder, 1, self.n_clusters).name,
             "gamma": self._auto("gamma") or "by the data",
+            "n_starts": self._auto("n_starts"),
             "overcluster": self._n_fine(samples.n) / self.n_clusters,
         }
         if self.recipe == "global":
