@@ -195,6 +195,15 @@ def test_moves_mend_what_greed_did():
     assert given.tolist() == [[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1]]
 
 
+@pytest.mark.parametrize("compression", [0.0, 0.7])
+def test_beginnings_side_by_side_end_as_each_alone(compression):
+    flow, given = random_flow(12, 0), torch.randint(4, (6, 12), generator=gen(1))
+    given[:, :4] = torch.arange(4)
+    alone = torch.cat([_redraw(flow, one[None], 4, compression) for one in given])
+    assert torch.equal(_redraw(flow, given, 4, compression), alone)
+    assert not torch.equal(alone, given)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_flow_between_groups_is_the_sum_over_their_members(seed):
     flow, group = random_flow(6, seed), torch.tensor([0, 2, 1, 0, 2, 2])

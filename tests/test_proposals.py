@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -11,7 +11,15 @@ import torch
 from subspan import accuracy, proposals
 from subspan.merging import UNEVEN, are_groups, label_information
 from subspan.pairs import Pairs
-from subspan.proposals import different_first, left_open, propose, shared_cells, spectral_cells
+from subspan.proposals import (
+    count_divisions,
+    different_first,
+    left_open,
+    memory_bytes,
+    propose,
+    shared_cells,
+    spectral_cells,
+)
 
 
 def gen(seed=0):
@@ -103,14 +111,14 @@ def test_sizes_stay_equal_without_a_reason(constant, monkeypatch):
     assert torch.equal(labels, even.labels)
 
 
-def test_labels_with_outliers_come_last_where_sizes_may_differ():
+def test_labels_with_outliers_are_left_out_where_sizes_may_differ():
     """Three samples that only know each other would be the cheapest group of all."""
     y, pairs = planted([100, 100, 100, 3], 0.05)
     alone = y == 3
     partners = torch.where(alone[pairs.rows()], pairs.rows(), pairs.partners)
-    labels = propose(Pairs(pairs.offsets, partners, pairs.weights), 3, gen(), compression=UNEVEN).labels[0]
-    assert are_groups(labels, 3)
-    assert accuracy(y[~alone], labels[~alone]) > 0.97
+    labels = propose(Pairs(pairs.offsets, partners, pairs.weights), 3, gen(), limit=6, compression=UNEVEN).labels
+    assert all(are_groups(one, 3) for one in labels)
+    assert accuracy(y[~alone], labels[0, ~alone]) > 0.97
 
 
 def test_share_that_is_left_open():
@@ -134,12 +142,21 @@ def test_almost_equal_labels_come_last():
     assert all(labels is one for labels, one in zip(found, (y, other, near, renamed), strict=True))
 
 
+def test_a_group_that_is_only_divided_is_a_difference():
+    even = torch.arange(300) % 3
+    coarse = torch.where(torch.arange(300) < 2, torch.tensor([0, 2]).repeat(150), 1)
+    for pair in ((even, coarse), (coarse, even)):
+        found = different_first([*pair, pair[0]], 3)
+        assert all(labels is one for labels, one in zip(found, (*pair, pair[0]), strict=True))
+
+
 def test_proposals_are_different_first_and_as_many_as_there_are():
-    _, pairs = planted([40] * 5, 0.6)
+    _, pairs = planted([40] * 5, 0.8)
     labels = propose(pairs, 5, gen(), limit=4, compression=0.0).labels
-    assert len({tuple(one.tolist()) for one in labels}) == len(labels) == 4
+    assert len(labels) == 4
     values = [label_information(one, pairs, 5) for one in labels]
-    assert values[0] == max(values)
+    assert values == sorted(values, reverse=True)
+    assert all(accuracy(a, b) < 0.98 for a, b in combinations(labels, 2))
 
 
 def test_the_generator_decides():
@@ -175,6 +192,25 @@ def test_many_samples_are_embedded_in_k_dimensions(monkeypatch):
         proposals, "spectral_embedding", lambda A, d, **options: (asked.append(d), plain(A, d, **options))[1]
     )
     assert len(list(spectral_cells(pairs, 5, gen()))) == 3 * 3 * proposals.SEEDS
-    monkeypatch.setattr(proposals, "WIDE", 199)
-    assert len(list(spectral_cells(pairs, 5, gen()))) == 3 * proposals.SEEDS
-    assert asked == [15, 5]
+    for name, most in (("WIDE", 199), ("BROAD", 999)):
+        with monkeypatch.context() as patch:
+            patch.setattr(proposals, name, most)
+            assert len(list(spectral_cells(pairs, 5, gen()))) == 3 * proposals.SEEDS == count_divisions(200, 5)
+            few = memory_bytes(200, 5)
+    assert asked == [15, 5, 5]
+    assert few < memory_bytes(200, 5)
+
+
+@pytest.mark.parametrize("across", [0.0, 0.3])
+def test_eigenvectors_by_arpack_serve_too(monkeypatch, across):
+    """Also where the largest eigenvalue is that of every cluster."""
+    y, pairs = planted([40] * 8, across)
+    monkeypatch.setattr("subspan.spectral._DENSE_LIMIT", 50)
+    assert accuracy(y, propose(pairs, 8, gen()).labels[0]) > 0.99
+
+
+def test_combinations_are_looked_at_in_blocks(monkeypatch):
+    labels = torch.randint(4, (5, 300), generator=gen(0))
+    whole = shared_cells(labels, 20)
+    monkeypatch.setattr(proposals, "BLOCK", 7)
+    assert torch.equal(shared_cells(labels, 20), whole)

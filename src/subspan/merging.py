@@ -36,7 +36,7 @@ EFFECTIVE = 0.7  # as are labels whose effective number of groups, exp(H), is be
 
 
 class Consensus(NamedTuple):
-    """Labels (c, n) by falling value, and the compression with which they were found."""
+    """Labels (c, n), the best first, and the compression with which they were found."""
 
     labels: Tensor
     compression: float
@@ -67,9 +67,8 @@ def consensus(
     Consensus
         At most ``limit`` distinct labels by falling :func:`label_information`, from all resolutions.
     """
-    counts = sorted({min(r * k, max(CELLS_PER_CLUSTER[0] * k, MAX_CELLS)) for r in CELLS_PER_CLUSTER})
     cells = []
-    for count in counts:
+    for count in cell_counts(k):
         p = agreement_cells(log_p, count)
         cells.append((p.argmax(dim=1), cluster_flow(p, pairs).cpu()))
     found = _join(cells, pairs, k, gen, compression or 0.0)
@@ -81,6 +80,11 @@ def consensus(
             if are_groups(uneven[0], k):
                 found, compression = uneven, UNEVEN
     return Consensus(found[:limit], compression or 0.0)
+
+
+def cell_counts(k: int) -> list[int]:
+    """Numbers of cells that are joined to k groups, ascending: 3, 5 and 10 for each, but at most 200 or 3 k."""
+    return sorted({min(r * k, max(min(CELLS_PER_CLUSTER) * k, MAX_CELLS)) for r in CELLS_PER_CLUSTER})
 
 
 def _join(cells: list[tuple[Tensor, Tensor]], pairs: Pairs, k: int, gen: torch.Generator, compression: float) -> Tensor:

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 from torch.special import xlogy
 
+from subspan._validation import iter_slices
 from subspan.merging import (
-    CELLS_PER_CLUSTER,
-    MAX_CELLS,
+    BLOCK,
     UNEVEN,
     Consensus,
     are_groups,
+    cell_counts,
+    group_flow,
     label_flow,
     label_information,
     merge_clusters,
@@ -35,7 +37,7 @@ from subspan.pairs import Pairs
 from subspan.spectral import spectral_embedding
 
 DIMENSIONS = (1, 2, 3)  # of the embedding, as multiples of k,
-WIDE = 100_000  # but only k with more samples: more eigenvectors take too long
+WIDE, BROAD = 100_000, 2_000_000  # but only k with more samples, or more samples times clusters: that takes too long
 ACCURACY = 1e-2  # of the eigenvalues, enough for cells
 SEEDS = 3  # of k-means, for each number of dimensions and of cells
 ITERATIONS = 25  # of k-means,
@@ -85,17 +87,18 @@ def propose(
         if are_groups(uneven[0], k) and left_open(uneven[0], pairs, k) < CLEARER * left_open(found[0], pairs, k):
             found, beta = _search(cells, pairs, k, gen, UNEVEN, [*known, *uneven]), UNEVEN
     if beta > 0:  # outliers are the cheapest groups
-        found.sort(key=lambda labels: not are_groups(labels, k))
+        found = [labels for labels in found if are_groups(labels, k)] or found
     return Consensus(torch.stack(different_first(found, k)[:limit]), beta)
 
 
 def spectral_cells(pairs: Pairs, k: int, gen: torch.Generator) -> Iterable[Tensor]:
     """Divisions of the n samples into cells, each (n,), by k-means in the spectral embedding; seeds vary fastest."""
-    widest = _width(pairs.n, k)
-    vectors = spectral_embedding(pairs.symmetric(), widest, seed=0, tol=ACCURACY)[1].astype(np.float32)
+    vectors = spectral_embedding(pairs.symmetric(), max(_dimensions(pairs.n, k)), seed=0, tol=ACCURACY)[1].astype(
+        np.float32
+    )
     device = pairs.partners.device
-    counts = sorted({min(r * k, _most_cells(k), pairs.n) for r in CELLS_PER_CLUSTER})
-    for d in sorted({min(r * k, widest) for r in DIMENSIONS}):
+    counts = sorted({min(count, pairs.n) for count in cell_counts(k)})
+    for d in _dimensions(pairs.n, k):
         rows = vectors[:, :d]
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
         rows = np.ascontiguousarray(rows / np.where(norms > 0, norms, 1.0))
@@ -104,19 +107,20 @@ def spectral_cells(pairs: Pairs, k: int, gen: torch.Generator) -> Iterable[Tenso
                 yield divide(rows, count, int(torch.randint(2**31 - 1, (1,), generator=gen))).to(device)
 
 
-def _most_cells(k: int) -> int:
-    return max(min(CELLS_PER_CLUSTER) * k, MAX_CELLS)
+def _dimensions(n: int, k: int) -> list[int]:
+    scales = DIMENSIONS if n <= WIDE and n * k <= BROAD else DIMENSIONS[:1]
+    return sorted({max(min(r * k, n // 2), min(k, n)) for r in scales})
 
 
-def _width(n: int, k: int) -> int:
-    widest = max(DIMENSIONS) * k if n <= WIDE else k
-    return max(min(widest, n // 2), min(k, n))
+def count_divisions(n: int, k: int) -> int:
+    """How many divisions :func:`spectral_cells` makes."""
+    return len(_dimensions(n, k)) * len(cell_counts(k)) * SEEDS
 
 
 def memory_bytes(n: int, k: int) -> int:
     """Expected peak memory of :func:`propose`: ARPACK's basis, the embedding and its parts, cells and labels."""
-    divisions = len(DIMENSIONS) * len(CELLS_PER_CLUSTER) * SEEDS
-    return n * ((2 * 8 + 8 + 3 * 4) * _width(n, k) + 8 * divisions * (1 + KEPT))
+    divisions, joins = count_divisions(n, k), count_divisions(n, k) + ROUNDS * len(PARENTS)
+    return n * ((2 * 8 + 8 + 3 * 4) * max(_dimensions(n, k)) + 8 * (divisions + 3 * KEPT * joins))
 
 
 def divide(rows: np.ndarray, count: int, seed: int) -> Tensor:
@@ -132,24 +136,21 @@ def _search(
     """Labels (n,) by falling information, all of different information, from divisions into cells."""
     found: dict[float, Tensor] = {}
 
-    def add(labels: Tensor) -> None:
-        found.setdefault(round(label_information(labels, pairs, k, compression), 9), labels)
-
     def join(cell: Tensor) -> None:
         flow = label_flow(cell, pairs, int(cell.max()) + 1).cpu()
         for group in merge_clusters(flow, k, gen, compression, RANDOM_BEGINNINGS)[:KEPT]:
-            add(group.to(cell.device)[cell])
+            value = float(mutual_information(group_flow(flow, group, k), compression))
+            found.setdefault(round(value, 9), group.to(cell.device)[cell])
 
     for labels in known:
-        add(labels)
+        found.setdefault(round(label_information(labels, pairs, k, compression), 9), labels)
 
     for cell in cells:
         join(cell)
-    limit = min(max(CELLS_PER_CLUSTER) * k, _most_cells(k))
     for _ in range(ROUNDS):
         best = [found[value] for value in sorted(found, reverse=True)]
         for count in PARENTS:
-            join(shared_cells(torch.stack(best[:count]), limit))
+            join(shared_cells(torch.stack(best[:count]), max(cell_counts(k))))
     return [found[value] for value in sorted(found, reverse=True)]
 
 
@@ -161,10 +162,13 @@ def shared_cells(labels: Tensor, limit: int) -> Tensor:
     """
     combinations, member, counts = torch.unique(labels.T, dim=0, return_inverse=True, return_counts=True)
     kept = combinations[counts.argsort(descending=True, stable=True)[:limit]]
-    shared = torch.zeros(len(combinations), len(kept), dtype=torch.int16, device=labels.device)
-    for mine, theirs in zip(combinations.T, kept.T, strict=True):
-        shared += mine[:, None] == theirs
-    return shared.argmax(dim=1)[member]
+    cell = torch.empty(len(combinations), dtype=torch.int64, device=labels.device)
+    for rows in iter_slices(len(combinations), BLOCK):
+        shared = torch.zeros(len(combinations[rows]), len(kept), dtype=torch.int16, device=labels.device)
+        for mine, theirs in zip(combinations[rows].T, kept.T, strict=True):
+            shared += mine[:, None] == theirs
+        cell[rows] = shared.argmax(dim=1)
+    return cell[member]
 
 
 def left_open(labels: Tensor, pairs: Pairs, k: int) -> float:
@@ -185,6 +189,9 @@ def different_first(found: Sequence[Tensor], k: int) -> list[Tensor]:
 
 
 def _differ(labels: Tensor, other: Tensor, k: int) -> float:
-    """Share of the samples whose group in ``other`` is not the most frequent one of their group in ``labels``."""
+    """Share of the samples whose group in one of two labels (n,) is not the most frequent one of their other group.
+
+    The larger of the two shares: that a group is only divided is a difference too.
+    """
     table = torch.bincount(labels * k + other, minlength=k * k).view(k, k)
-    return 1 - float(table.max(dim=1).values.sum()) / len(labels)
+    return 1 - min(float(table.max(dim=d).values.sum()) for d in (0, 1)) / len(labels)

@@ -11,7 +11,7 @@ from subspan import NCSC, evaluate, load
 from subspan.augment import augment
 from subspan.encoders import make_encoder
 from subspan.errors import InvalidInputError
-from subspan.merging import UNEVEN, Consensus
+from subspan.merging import UNEVEN, Consensus, are_groups
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
 from subspan.methods._ncsc_stages import ClassifierStage, head_scores
 from subspan.multiscale import MultiScaleScattering
@@ -220,7 +220,9 @@ def test_spectral_labels_are_one_of_the_proposals_of_small_sets_in_the_recipe_of
     assert (evaluate(y, targets[-1].numpy())["acc"] > 0.97) == (limit > 0)
 
 
-@pytest.mark.parametrize(("n_starts", "known", "classifiers"), [("auto", 0, 6), (0, 0, 6), (1, None, 1), (2, 6, 6)])
+@pytest.mark.parametrize(
+    ("n_starts", "known", "classifiers"), [("auto", False, 6), (0, False, 6), (1, None, 1), (2, True, 6)]
+)
 def test_proposals_are_searched_for_and_what_starts_agree_on_takes_part(monkeypatch, n_starts, known, classifiers):
     X, y = planted(k=4, n=200)
     asked, learned = [], []
@@ -237,11 +239,36 @@ def test_proposals_are_searched_for_and_what_starts_agree_on_takes_part(monkeypa
     monkeypatch.setattr("subspan.methods._ncsc_stages.propose", seen)
     monkeypatch.setattr(ClassifierStage, "monitor", monitor)
     model = NCSC(4, n_starts=n_starts, **UNSETTLED).fit(X)
-    assert (asked[0] > 0 if known else asked == [0]) if known is not None else asked == []
+    assert [count > 0 for count in asked] == ([] if known is None else [known])
     assert learned[-1] == ("classifier", classifiers)
     assert (learned[0] == ("starts", 2)) == (n_starts == 2)
     if known is not None:
         assert evaluate(y, model.labels_)["acc"] > 0.97
+
+
+def test_labels_that_are_no_groups_are_not_chosen_where_sizes_may_differ(monkeypatch):
+    """Outliers are the cheapest groups, so those labels hold most compressed information."""
+    X, _ = planted(k=4, n=200)
+    even = torch.arange(200) % 4
+    outlier = torch.where(torch.arange(200) < 3, torch.arange(200), 3)
+    monkeypatch.setattr(
+        "subspan.methods._ncsc_stages.propose", lambda *_: Consensus(torch.stack([outlier, even] * 3), UNEVEN)
+    )
+    monkeypatch.setattr(
+        ClassifierStage, "information", lambda self, one: -len(one.argmax(dim=1).unique()) + float(one[0, 3])
+    )
+    chosen, plain = [], ClassifierStage.monitor
+
+    def monitor(self):
+        record = plain(self)
+        good = [are_groups(one.argmax(dim=1), 4) for one in self.scores()]
+        chosen.append((good[record["start"]], any(good), all(good)))
+        return record
+
+    monkeypatch.setattr(ClassifierStage, "monitor", monitor)
+    NCSC(4, **UNSETTLED).fit(X)
+    assert any(some and not every for _, some, every in chosen)
+    assert all(good for good, some, _ in chosen if some)
 
 
 @pytest.mark.parametrize("searched", [True, False])

@@ -55,12 +55,12 @@ class SettlingStage(ClassifierStage):
     def monitor(self) -> Record:
         assert self.pairs is not None
         log_p = self.scores()
-        information = [self.information(one) for one in log_p]
-        self.known = max(information)
-        self.best = information.index(self.known)
+        worth = [self.worth(one) for one in log_p]
+        self.known = max(worth)
+        self.best = worth.index(self.known)
         return {
             "positives_per_sample": len(self.pairs.partners) / self.pairs.n,
-            "information": self.known,
+            "information": self.known[1],
             "start": self.best,
             "live_clusters": live_clusters(log_p[self.best]),
         }
@@ -69,7 +69,7 @@ class SettlingStage(ClassifierStage):
         return False  # sizes are held, and what was worse to begin with gets no better by another try
 
     def finish(self) -> None:
-        if self.known >= self.information(head_scores(self.head, self.setting.codes)[0]):
+        if self.known >= self.worth(head_scores(self.head, self.setting.codes)[0]):
             self.head.take(self.heads, self.best)
 
 

@@ -19,7 +19,7 @@ from subspan._validation import iter_slices
 from subspan.affinity import classifier_affinity, negative_mask, normalise_scores, subspace_affinity
 from subspan.heads import Heads, live_clusters
 from subspan.losses import L_neg, balance_loss
-from subspan.merging import consensus, label_information
+from subspan.merging import are_groups, consensus, label_information
 from subspan.methods._ncsc_setting import Setting
 from subspan.pairs import Pairs
 from subspan.proposals import propose
@@ -30,7 +30,7 @@ ANCHORS = 400  # samples per step of a classifier stage, at least,
 ANCHORS_PER_CLUSTER = 5  # and at least so many for each cluster of a start, on average
 STEPS = (50, 175)  # steps per epoch of a classifier stage, at least and at most
 HEAD_BATCH = 5000
-SPECTRAL = 100_000  # samples up to which spectral clustering proposes labels too
+SPECTRAL = 100_000  # samples up to which spectral clustering proposes labels, where they are not searched for
 
 
 class SubspaceStage(Phase):
@@ -110,7 +110,7 @@ class ClassifierStage(Phase):
     def start(self) -> None:
         if not len(self.setting.codes):
             self.setting.encode_all()
-        if self.search or self.starts is not None:
+        if self.targets is None and (self.search or self.starts is not None):
             self.targets, self.compression = self.proposals(self.heads.n_starts)
         self._expect_sizes()
 
@@ -191,10 +191,10 @@ class ClassifierStage(Phase):
         assert self.pairs is not None
         log_p = self.scores()
         objective = self.objective(log_p)
-        information = [] if self.targets is None else [self.information(one) for one in log_p]
-        if self.chosen is not None and self.epoch == 0 and information:
-            self.chosen.take(self.heads, information.index(max(information)))
-        self.best = information.index(max(information)) if self.search else int(objective.argmin())
+        worth = [] if self.targets is None else [self.worth(one) for one in log_p]
+        if self.chosen is not None and self.epoch == 0 and worth:
+            self.chosen.take(self.heads, worth.index(max(worth)))
+        self.best = worth.index(max(worth)) if self.search else int(objective.argmin())
         record: Record = {
             "positives_per_sample": len(self.pairs.partners) / self.pairs.n,
             "objective": float(objective[self.best]),
@@ -202,14 +202,19 @@ class ClassifierStage(Phase):
             "start": self.best,
             "live_clusters": live_clusters(log_p[self.best]),
         }
-        if information:
-            record["information"] = information[self.best]
+        if worth:
+            record["information"] = worth[self.best][1]
         return record
 
     def information(self, log_p: Tensor) -> float:
         """Mutual information of the labels of a sample and of its neighbour, from scores (n, k), less compression."""
         assert self.pairs is not None
         return label_information(log_p.argmax(dim=1), self.pairs, self.heads.n_clusters, self.compression)
+
+    def worth(self, log_p: Tensor) -> tuple[bool, float]:
+        """What labels are chosen by: whether they are k groups, where sizes may differ, and :meth:`information`."""
+        groups = self.compression == 0 or are_groups(log_p.argmax(dim=1), self.heads.n_clusters)
+        return groups, self.information(log_p)
 
     def collapsed(self, record: Record) -> bool:
         k = self.heads.n_clusters
@@ -219,8 +224,8 @@ class ClassifierStage(Phase):
         if self.chosen is None:
             return
         if self.targets is not None:
-            before = self.information(head_scores(self.chosen, self.setting.codes)[0])
-            if self.information(self.scores()[self.best]) < before:
+            before = self.worth(head_scores(self.chosen, self.setting.codes)[0])
+            if self.worth(self.scores()[self.best]) < before:
                 return  # training fitted wrong pairs: the best of the first epoch stays
         self.chosen.take(self.heads, self.best)
 

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from subspan._random import generator
-from subspan.merging import CELLS_PER_CLUSTER, MAX_CELLS, merge_clusters
+from subspan.merging import cell_counts, merge_clusters
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage
 from subspan.multiscale import MultiScaleScattering
 from subspan.neighbours import EXACT
 from subspan.pretraining import Reconstruction
-from subspan.proposals import DIMENSIONS, RANDOM_BEGINNINGS, SEEDS, divide
+from subspan.proposals import DIMENSIONS, RANDOM_BEGINNINGS, count_divisions, divide
 from subspan.scattering import ScatteringEncoder
 from subspan.self_expression import ClosedFormSelfExpression
 from subspan.training import Phase
@@ -27,6 +27,7 @@ SOME = 256  # samples that are timed
 BATCH = 1000  # of self-expression that is timed
 SEARCH = 2.5  # a search for the largest products, compared with the products alone: both signs, and the sorting
 INVERTED = 64  # over sqrt(n): what an inverted file takes, with its making, compared with all products
+GROUPS, JOIN = 20, 2.0  # joining cells is timed with so many groups; cells of data take longer than planted ones
 JOINT = 4.0  # a step of Eq. 8 compared with the solution for C alone
 
 
@@ -108,12 +109,14 @@ def _classifier(setting: Setting, stage: ClassifierStage, encoding: float) -> fl
 def _proposals(setting: Setting) -> float:
     """Seconds of :func:`subspan.proposals.propose`: k-means of each division, and joining its cells."""
     n, k, gen = setting.samples.n, setting.n_clusters, generator(0)
-    cells, divisions = min(max(CELLS_PER_CLUSTER) * k, max(min(CELLS_PER_CLUSTER) * k, MAX_CELLS), n), len(DIMENSIONS)
+    cells = max(cell_counts(k))
     rows = torch.rand(min(BATCH, n), max(DIMENSIONS) * k, generator=gen).numpy()
     kmeans = _timed(lambda: divide(rows, min(cells, len(rows)), 0)) * n / len(rows)
-    flow = torch.rand(cells, cells, generator=gen, dtype=torch.float64)
-    join = _timed(lambda: merge_clusters(flow + flow.T, k, gen, random=RANDOM_BEGINNINGS))
-    return divisions * SEEDS * len(CELLS_PER_CLUSTER) * (kmeans + join) / 2  # cells are fewer in most divisions
+    few = min(k, GROUPS)
+    group = torch.arange(max(cell_counts(few))) % few
+    flow = (group[:, None] == group) + 0.1 * torch.rand(len(group), len(group), generator=gen, dtype=torch.float64)
+    join = _timed(lambda: merge_clusters(flow + flow.T, few, gen, random=RANDOM_BEGINNINGS))
+    return count_divisions(n, k) * (kmeans + JOIN * join * (cells / len(group)) * (k / few) ** 2)
 
 
 def _search(setting: Setting) -> float:
