@@ -1,6 +1,7 @@
 """``recipe="global"``: the teacher of the classifiers is the self-expression of all samples by all others.
 
-The stages are those of Algorithm 1 (:mod:`subspan.methods._ncsc_stages`); only where positive pairs come from differs.
+The stages are those of Algorithm 1 (:mod:`subspan.methods._ncsc_stages`); where positive pairs come from differs, and
+what classifiers learn first is searched for on them (:mod:`subspan.proposals`).
 """
 
 from __future__ import annotations

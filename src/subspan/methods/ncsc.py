@@ -116,9 +116,10 @@ class NCSC(Clusterer):
         Weight of ``KL(mean p || prior)`` at the beginning and at the end of stage 2; 0 leaves it out (deviation 5).
         "auto": (4, 1) (paper), (4, 0.5) (global). A classifier settles with either, and with one between.
     prior : {"auto", "uniform", "uneven"} or array-like of shape (k,)
-        Expected cluster sizes: equal; those of labels that were found when sizes may differ (see
-        :func:`subspan.proposals.propose`); or given ones. "auto": equal, unless uneven ones keep far more pairs
-        together. Unless they are given or "uniform", sizes are those of the chosen classifier when it settles.
+        Expected cluster sizes: equal; those of labels that were found when sizes may differ; or given ones. "auto":
+        equal, unless uneven labels leave far less open (global, see :func:`subspan.proposals.propose`) or keep far more
+        pairs together (starts, see :func:`subspan.merging.consensus`). Unless they are given or "uniform", sizes are
+        those of the chosen classifier when it settles.
     augmentation : dict, optional
         Random changes of images that keep what they show, for the samples from which classifiers learn (not their
         partners): "rotation" in degrees; "shift", "zoom" and "crop" relative to the side; "brightness"; "flip" (bool),
@@ -130,7 +131,7 @@ class NCSC(Clusterer):
         it learns first is searched for on the graph of pairs, see :func:`subspan.proposals.propose`. 1: it learns from
         Eq. 5 alone. "auto": 5 (paper), 0 (global; with several starts, what they agree on joins the search).
     overcluster : float
-        Clusters of each start, as a multiple of k (deviation 8).
+        Clusters of each start, as a multiple of k (deviation 8); without starts it changes nothing.
     lambda_cl : float
         Weight of Omega in Eq. 8.
     epochs : dict, optional
@@ -144,6 +145,7 @@ class NCSC(Clusterer):
     channel_axis : {"auto", 1, -1}
         Where images of shape (n, ., ., .) have their channels.
     random_state : int, RandomState or None
+        Initial weights and batches. The search for labels (``n_starts=0``) does not depend on it.
     device : str
         "auto" takes CUDA when present.
     verbose : int
@@ -179,8 +181,8 @@ class NCSC(Clusterer):
     6. *Degenerate codes.* Codes are centred and of unit length in Eq. 9, else shrinking them lowers the loss for free.
     7. *Batches* are made of whole cells of a coarse k-means partition of the codes, redrawn every epoch: in random
        batches of 5000 out of 70,000 most true neighbours are missing. ``batches="random"`` is the plain reading.
-    8. *Starts.* A single classifier ends in one of many local optima. So six are trained side by side that first learn
-       labels, then Eq. 5. In the global recipe the labels are searched for on the graph of pairs
+    8. *Starts.* A single classifier (``n_starts=1``) ends in one of many local optima. So six are trained side by side
+       that first learn labels, then Eq. 5. In the global recipe the labels are searched for on the graph of pairs
        (:func:`subspan.proposals.propose`); the classifier whose labels tell most about neighbours stays and settles: it
        goes on with the sizes that it has found. In the paper's the one with the lowest objective stays, or one that
        knew more about neighbours before Eq. 5. There several starts are trained first; the small cells on which they
