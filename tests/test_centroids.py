@@ -5,7 +5,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from subspan._random import generator
-from subspan.centroids import kmeans_centers, nearest, squared_distances
+from subspan.centroids import kmeans_cells, kmeans_centers, nearest, squared_distances
 from subspan.errors import DivergenceError
 
 
@@ -51,3 +51,15 @@ def test_codes_that_are_not_finite_are_refused():
     Z[3, 1] = float("inf")
     with pytest.raises(DivergenceError, match="not finite"):
         kmeans_centers(Z, 2, n_init=1, gen=generator(0))
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_cells_keep_neighbours_together_and_are_decided_by_the_generator(spherical):
+    Z, y, _ = blobs(noise=0.05)
+    options = {"iterations": 10, "most": 1000, "spherical": spherical}
+    cell = kmeans_cells(Z.numpy(), 20, gen=generator(0), **options)
+    assert cell.dtype == torch.int64
+    assert 4 < len(cell.unique()) <= 20
+    assert all(len(y[cell == one].unique()) == 1 for one in cell.unique())
+    assert torch.equal(cell, kmeans_cells(Z.numpy(), 20, gen=generator(0), **options))
+    assert not torch.equal(cell, kmeans_cells(Z.numpy(), 20, gen=generator(1), **options))

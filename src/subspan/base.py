@@ -139,17 +139,18 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
             "format": FORMAT,
             "subspan": subspan.__version__,
             "estimator": f"{type(self).__module__}:{type(self).__name__}",
-            "parameters": {k: _jsonable(k, v) for k, v in self.get_params(deep=False).items()},
+            "parameters": self.get_params(deep=False),
             "sample_shape": list(self.sample_shape_),
             "feature_names": None if names is None else [str(name) for name in names],
             "seed": self.seed_,
-            "history": _jsonable("history", self.history_),
+            "history": self.history_,
             "stop_reasons": self.stop_reasons_,
-            "extra": _jsonable("extra", extra),
+            "extra": extra,
         }
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # one atomic file holds everything that must agree; model.json is a readable copy of its metadata
+        meta = _jsonable("model", meta)
         text = json.dumps(meta)
         write_tensors(folder / "model.safetensors", tensors, {"model": text})
         partial = folder / "model.json.partial"

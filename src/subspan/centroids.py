@@ -1,7 +1,9 @@
-"""Centres of clusters (layer 1): k-means and the nearest of given centres."""
+"""Centres of clusters (layer 1): k-means, coarse cells of many samples, and the nearest of given centres."""
 
 from __future__ import annotations
 
+import faiss
+import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
@@ -39,6 +41,35 @@ def kmeans_centers(Z: Tensor, k: int, *, n_init: int, gen: torch.Generator, max_
     with threadpool_limits(1, user_api="openmp"):  # several threads add up in any order
         model.fit(Z.detach().cpu().numpy())
     return torch.from_numpy(model.cluster_centers_).float().to(Z.device), int(model.n_iter_)
+
+
+def kmeans_cells(
+    rows: np.ndarray, count: int, *, iterations: int, most: int, gen: torch.Generator, spherical: bool = False
+) -> Tensor:
+    """Division of samples into cells by one rough k-means.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, d), float32
+    count : int
+        Cells at most.
+    iterations : int
+    most : int
+        Samples of each cell that k-means sees at most.
+    gen : torch.Generator
+    spherical : bool
+        Centres have unit length.
+
+    Returns
+    -------
+    Tensor of shape (n,), int64
+        Cell of each sample.
+    """
+    points = {"min_points_per_centroid": 1, "max_points_per_centroid": most}
+    seed = int(torch.randint(2**31 - 1, (1,), generator=gen))
+    kmeans = faiss.Kmeans(rows.shape[1], count, niter=iterations, seed=seed, spherical=spherical, **points)
+    kmeans.train(rows)
+    return torch.from_numpy(kmeans.index.search(rows, 1)[1][:, 0])
 
 
 def squared_distances(Z: Tensor, centers: Tensor) -> Tensor:

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-import faiss
 import scipy.sparse
 import torch
 from torch import Tensor
 
 from subspan.affinity import subspace_affinity
+from subspan.centroids import kmeans_cells
 from subspan.self_expression import SelfExpression
 
 CELLS_PER_BATCH = 10
-POINTS_PER_CENTROID = {"min_points_per_centroid": 1, "max_points_per_centroid": 100}
+ITERATIONS, MOST = 8, 100  # of k-means, and samples of each cell that it sees at most
 MAX_POSITIVES = 30  # kept per sample and batch, those with the largest A_s
 
 
@@ -109,11 +109,7 @@ def local_batches(Z: Tensor, batch_size: int, gen: torch.Generator) -> list[Tens
     if count == 1:
         return [torch.randperm(n, generator=gen)]
     cells = min(count * CELLS_PER_BATCH, n)
-    seed = int(torch.randint(2**31 - 1, (1,), generator=gen))
-    codes = Z.cpu().numpy()
-    kmeans = faiss.Kmeans(Z.shape[1], cells, niter=8, seed=seed, spherical=True, **POINTS_PER_CENTROID)
-    kmeans.train(codes)
-    cell = torch.from_numpy(kmeans.index.search(codes, 1)[1][:, 0])
+    cell = kmeans_cells(Z.cpu().numpy(), cells, iterations=ITERATIONS, most=MOST, gen=gen, spherical=True)
     order = torch.randperm(cells, generator=gen)[cell].argsort(stable=True)
     return list(order.tensor_split(count))
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import faiss
 import numpy as np
 import torch
 from torch import Tensor
 from torch.special import xlogy
 
 from subspan._validation import iter_slices
+from subspan.centroids import kmeans_cells
 from subspan.merging import (
     BLOCK,
     UNEVEN,
@@ -34,14 +34,13 @@ from subspan.merging import (
     mutual_information,
 )
 from subspan.pairs import Pairs
-from subspan.spectral import spectral_embedding
+from subspan.spectral import spectral_embedding, unit_rows
 
 DIMENSIONS = (1, 2, 3)  # of the embedding, as multiples of k,
 WIDE, BROAD = 100_000, 2_000_000  # but only k with more samples, or more samples times clusters: that takes too long
 ACCURACY = 1e-2  # of the eigenvalues, enough for cells
 SEEDS = 3  # of k-means, for each number of dimensions and of cells
-ITERATIONS = 25  # of k-means,
-POINTS_PER_CENTROID = {"min_points_per_centroid": 1, "max_points_per_centroid": 2000}  # that sees at most so many
+ITERATIONS, MOST = 25, 2000  # of k-means, and samples of each cell that it sees at most
 RANDOM_BEGINNINGS = 2  # of joining the cells of one division
 KEPT = 2  # groupings of one division
 ROUNDS, PARENTS = 3, (3, 5, 8)  # of recombination, and how many of the best groupings meet
@@ -93,18 +92,14 @@ def propose(
 
 def spectral_cells(pairs: Pairs, k: int, gen: torch.Generator) -> Iterable[Tensor]:
     """Divisions of the n samples into cells, each (n,), by k-means in the spectral embedding; seeds vary fastest."""
-    vectors = spectral_embedding(pairs.symmetric(), max(_dimensions(pairs.n, k)), seed=0, tol=ACCURACY)[1].astype(
-        np.float32
-    )
-    device = pairs.partners.device
+    dimensions, device = _dimensions(pairs.n, k), pairs.partners.device
+    vectors = spectral_embedding(pairs.symmetric(), max(dimensions), seed=0, tol=ACCURACY)[1].astype(np.float32)
     counts = sorted({min(count, pairs.n) for count in cell_counts(k)})
-    for d in _dimensions(pairs.n, k):
-        rows = vectors[:, :d]
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        rows = np.ascontiguousarray(rows / np.where(norms > 0, norms, 1.0))
+    for d in dimensions:
+        rows = np.ascontiguousarray(unit_rows(vectors[:, :d]))
         for count in counts:
             for _ in range(SEEDS):
-                yield divide(rows, count, int(torch.randint(2**31 - 1, (1,), generator=gen))).to(device)
+                yield kmeans_cells(rows, count, iterations=ITERATIONS, most=MOST, gen=gen).to(device)
 
 
 def _dimensions(n: int, k: int) -> list[int]:
@@ -121,13 +116,6 @@ def memory_bytes(n: int, k: int) -> int:
     """Expected peak memory of :func:`propose`: ARPACK's basis, the embedding and its parts, cells and labels."""
     divisions, joins = count_divisions(n, k), count_divisions(n, k) + ROUNDS * len(PARENTS)
     return n * ((2 * 8 + 8 + 3 * 4) * max(_dimensions(n, k)) + 8 * (divisions + 3 * KEPT * joins))
-
-
-def divide(rows: np.ndarray, count: int, seed: int) -> Tensor:
-    """Cell of each of the rows (n, d), int64 (n,), by k-means with at most ``count`` cells."""
-    kmeans = faiss.Kmeans(rows.shape[1], count, niter=ITERATIONS, seed=seed, **POINTS_PER_CENTROID)
-    kmeans.train(rows)
-    return torch.from_numpy(kmeans.index.search(rows, 1)[1][:, 0])
 
 
 def _search(

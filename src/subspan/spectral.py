@@ -66,8 +66,7 @@ def spectral_labels(
         return np.zeros(len(vectors), dtype=np.int64)
     if assign == "cluster_qr":
         return cluster_qr(vectors)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    rows = vectors / np.where(norms > 0, norms, 1.0)
+    rows = unit_rows(vectors)
     kmeans = KMeans(n_clusters, n_init=n_init, random_state=np.random.RandomState(seed))
     return kmeans.fit_predict(rows).astype(np.int64)
 
@@ -115,6 +114,12 @@ def spectral_embedding(
         values, vectors = _largest(A, scale, n_components, seed, tol)
     order = np.argsort(-values, kind="stable")
     return 1.0 - values[order], vectors[:, order]
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows (n, d) divided by their length; rows of zeros stay."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1.0)
 
 
 def cluster_qr(vectors: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from subspan._random import generator
+from subspan.centroids import kmeans_cells
 from subspan.merging import cell_counts, merge_clusters
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_setting import Setting
@@ -18,7 +19,7 @@ from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage
 from subspan.multiscale import MultiScaleScattering
 from subspan.neighbours import EXACT
 from subspan.pretraining import Reconstruction
-from subspan.proposals import DIMENSIONS, RANDOM_BEGINNINGS, count_divisions, divide
+from subspan.proposals import DIMENSIONS, ITERATIONS, MOST, RANDOM_BEGINNINGS, count_divisions
 from subspan.scattering import ScatteringEncoder
 from subspan.self_expression import ClosedFormSelfExpression
 from subspan.training import Phase
@@ -111,7 +112,8 @@ def _proposals(setting: Setting) -> float:
     n, k, gen = setting.samples.n, setting.n_clusters, generator(0)
     cells = max(cell_counts(k))
     rows = torch.rand(min(BATCH, n), max(DIMENSIONS) * k, generator=gen).numpy()
-    kmeans = _timed(lambda: divide(rows, min(cells, len(rows)), 0)) * n / len(rows)
+    count = min(cells, len(rows))
+    kmeans = _timed(lambda: kmeans_cells(rows, count, iterations=ITERATIONS, most=MOST, gen=gen)) * n / len(rows)
     few = min(k, GROUPS)
     group = torch.arange(max(cell_counts(few))) % few
     flow = (group[:, None] == group) + 0.1 * torch.rand(len(group), len(group), generator=gen, dtype=torch.float64)

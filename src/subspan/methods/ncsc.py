@@ -240,16 +240,8 @@ class NCSC(Clusterer):
         check_memory(parts, self.batch_size, samples.n)
         fixed = self._fixed_batches(samples.n, seed)
         setting = self._setting(samples, encoder, self._layer(fixed).to(device), fixed)
-        heads = {}
-        n_starts = self._auto("n_starts")
-        if n_starts > 1:
-            heads["starts"] = self._heads(encoder, n_starts, self._n_fine(samples.n))
-        heads["candidates"] = self._heads(encoder, 1 if n_starts == 1 else CANDIDATES, self.n_clusters)
-        if self._all_epochs()["settling"] > 0:
-            heads["settling"] = self._heads(encoder, len(holds(setting.balance)), self.n_clusters)
-        heads["head"] = head = self._heads(encoder, 1, self.n_clusters)
-        for part in heads.values():
-            part.to(device)
+        heads = {name: part.to(device) for name, part in self._classifiers(setting).items()}
+        head = heads["head"]
         modules: dict[str, nn.Module] = {"encoder": encoder, "layer": setting.layer, **heads}
         stages = algorithm_1(
             setting,
@@ -257,7 +249,7 @@ class NCSC(Clusterer):
             epochs=self._all_epochs(),
             rates=self._all_rates(),
             tolerance=self.tolerance,
-            search=searches(self.recipe, n_starts),
+            search=self._searches,
         )
         if self.verbose:
             print(
@@ -403,7 +395,7 @@ class NCSC(Clusterer):
             batch_size=self.batch_size,
             joint=(paper or encoder.trainable) and self._all_epochs()["collaboration"] > 0,
             learned=self.self_expression == "parameter",
-            searched=self.n_clusters if searches(self.recipe, self._auto("n_starts")) else 0,
+            searched=self.n_clusters if self._searches else 0,
         )
 
     def _n_neighbors(self, n: int) -> int:
@@ -429,6 +421,20 @@ class NCSC(Clusterer):
         load_module_tensors({"encoder": self.encoder_, "head": self.head_}, tensors)
         self.encoder_.to(device).eval()
         self.head_.to(device).eval()
+
+    @property
+    def _searches(self) -> bool:
+        return searches(self.recipe, self._auto("n_starts"))
+
+    def _classifiers(self, setting: Setting) -> dict[str, Heads]:
+        """Classifiers of all stages, see :func:`subspan.methods._ncsc_plan.algorithm_1`; "head" gives the labels."""
+        encoder, n_starts, heads = setting.encoder, self._auto("n_starts"), {}
+        if n_starts > 1:
+            heads["starts"] = self._heads(encoder, n_starts, self._n_fine(setting.samples.n))
+        heads["candidates"] = self._heads(encoder, 1 if n_starts == 1 else CANDIDATES, self.n_clusters)
+        if self._all_epochs()["settling"] > 0:
+            heads["settling"] = self._heads(encoder, len(holds(setting.balance)), self.n_clusters)
+        return heads | {"head": self._heads(encoder, 1, self.n_clusters)}
 
     def _heads(self, encoder, n_starts: int, k: int) -> Heads:
         return build_heads(self.head, n_starts, encoder.code_shape, k, self.head_width)
