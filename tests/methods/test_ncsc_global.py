@@ -273,14 +273,17 @@ def test_labels_that_are_no_groups_are_not_chosen_where_sizes_may_differ(monkeyp
 
 @pytest.mark.parametrize("searched", [True, False])
 def test_what_was_searched_for_by_information_is_chosen_by_it(monkeypatch, searched):
-    """Where the objective prefers the labels with least information."""
+    """That of the labels learned first and of those after it, where the objective prefers the least information."""
     seen, plain = [], ClassifierStage.monitor
 
     def monitor(self):
+        if self.targets is not None:
+            self.told = [float(labels.float().var()) for labels in self.targets]
         record = plain(self)
         if self.targets is not None:
-            information = torch.tensor([self.information(one) for one in self.scores()])
-            seen.append((record["start"], int(information.argmax()), int(information.argmin())))
+            now = torch.tensor([self.information(one) for one in self.scores()])
+            both = now + torch.tensor(self.told)
+            seen.append((record["start"], int(both.argmax()), int(now.argmin())))
         return record
 
     monkeypatch.setattr(
@@ -288,34 +291,65 @@ def test_what_was_searched_for_by_information_is_chosen_by_it(monkeypatch, searc
     )
     monkeypatch.setattr(ClassifierStage, "monitor", monitor)
     monkeypatch.setattr(ClassifierStage, "information", lambda self, one: float(one[0, 0]))
-    NCSC(4, recipe="global" if searched else "paper", **(UNSETTLED | {"n_starts": 0 if searched else 2})).fit(
-        planted(k=4, n=120)[0]
-    )
+    starts = {"n_starts": 0 if searched else 2, "prior": "uniform"}
+    NCSC(4, recipe="global" if searched else "paper", **(UNSETTLED | starts)).fit(planted(k=4, n=120)[0])
     assert seen
     assert all(best == (most if searched else least) and most != least for best, most, least in seen)
 
 
+EVEN, GIVEN = [0.25] * 4, [0.125] * 3 + [0.625]
+UNEVEN_SIZES = [0.7, 0.1, 0.1, 0.1]
+
+
 @pytest.mark.parametrize(
-    ("prior", "compression", "expected"),
+    ("prior", "compression", "first", "last"),
     [
-        ("auto", 0.0, [0.25] * 4),
-        ("auto", 0.85, [0.7, 0.1, 0.1, 0.1]),
-        ([1.0, 1.0, 1.0, 5.0], 0.85, [0.125] * 3 + [0.625]),
+        ("auto", 0.0, EVEN, UNEVEN_SIZES),
+        ("auto", 0.85, UNEVEN_SIZES, UNEVEN_SIZES),
+        ("uniform", 0.0, EVEN, EVEN),
+        ([1.0, 1.0, 1.0, 5.0], 0.0, GIVEN, GIVEN),
     ],
 )
-def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, expected):
-    """Those of their labels where these are uneven, those given, or equal ones; the chosen classifier keeps its own."""
+def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, first, last):
+    """Equal ones, and for two of them those of their labels, unless sizes are known or plainly uneven."""
     labels = torch.tensor([0] * 140 + [1] * 20 + [2] * 20 + [3] * 20)
-    asked = []
+    others = torch.stack([labels.roll(20 * shift) for shift in range(6)])
+    asked, seen = [], []
 
     def found(pairs, k, gen, limit, compression_asked, known):
         asked.append(compression_asked)
-        return Consensus(labels.expand(5, -1), compression)
+        return Consensus(others, compression)
 
+    def monitor(self):
+        seen.append((self.heads.prior.clone(), self.targets))
+        return plain(self)
+
+    plain = ClassifierStage.monitor
     monkeypatch.setattr("subspan.methods._ncsc_stages.propose", found)
+    monkeypatch.setattr(ClassifierStage, "monitor", monitor)
     model = NCSC(4, prior=prior, **UNSETTLED).fit(planted(k=4, n=200)[0])
-    torch.testing.assert_close(model.head_.prior, torch.tensor([expected]))
+    expected, targets = seen[-1]
+    torch.testing.assert_close(expected, torch.tensor([first] * 4 + [last] * 2))
+    twice = prior == "auto" and compression == 0
+    assert torch.equal(targets, others[[0, 1, 2, 3, 0, 1]] if twice else others)
+    assert any(torch.allclose(model.head_.prior[0], one) for one in expected)  # the chosen one keeps its own
     assert set(asked) == {None if prior == "auto" else 0.0}
+
+
+@pytest.mark.parametrize(
+    ("told", "now", "sized", "groups", "best"),
+    [
+        ([2.0, 2.1, 2.0], [1.0, 1.05, 1.1], 0, [True] * 3, 1),  # both count
+        ([2.0, 2.1, 2.0], [1.0, 1.05, 1.1], 0, [True, False, True], 2),  # outliers do not
+        ([2.0, 2.0, 2.0], [1.0, 1.001, 1.002], 1, [True] * 3, 1),  # sizes of their own must tell clearly more
+        ([2.0, 2.0, 2.0], [1.0, 1.001, 1.02], 1, [True] * 3, 2),
+        ([2.0, 2.0, 2.0], [1.0, 1.001, 1.002], 3, [True] * 3, 2),  # unless all have them
+    ],
+)
+def test_choice_among_candidates(told, now, sized, groups, best):
+    stage = object.__new__(ClassifierStage)
+    stage.told, stage.sized = told, sized
+    assert stage.choice(list(zip(groups, now, strict=True))) == best
 
 
 @pytest.mark.parametrize(("prior", "compression"), [("uniform", 0.0), ("uneven", UNEVEN)])

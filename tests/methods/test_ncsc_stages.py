@@ -9,7 +9,7 @@ from ncsc_cases import EPOCHS, SMALL, STAGES, digits, planted
 
 from subspan import NCSC
 from subspan.losses import balance_loss
-from subspan.merging import UNEVEN, label_information
+from subspan.merging import UNEVEN, Consensus, label_information
 from subspan.methods import ncsc as module
 from subspan.methods._ncsc_settling import holds
 from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, find_pairs, head_scores
@@ -258,10 +258,19 @@ def test_sizes_that_are_given_or_said_to_be_equal_are_expected_to_the_end(monkey
         torch.testing.assert_close(modules["settling"].prior, torch.tensor([expected] * 3))
 
 
-@pytest.mark.parametrize(("sizes", "compression"), [([1 / 3] * 3, 0.0), ([0.6, 0.3, 0.1], UNEVEN)])
-def test_settling_compresses_information_as_the_choice_did(monkeypatch, sizes, compression):
-    phase, modules, _ = settling(monkeypatch)
-    modules["head"].prior.copy_(torch.tensor([sizes]))
+@pytest.mark.parametrize("compression", [0.0, UNEVEN])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_settling_compresses_information_as_the_choice_did(monkeypatch, compression, resumed):
+    """Also where the candidates are of an earlier process, that was killed."""
+    phase, _, _ = settling(monkeypatch)
+    plain = ClassifierStage.proposals
+    monkeypatch.setattr(
+        ClassifierStage, "proposals", lambda self, count: Consensus(plain(self, count).labels, compression)
+    )
+    if not resumed:
+        phase.candidates.setting.encode_all()
+        phase.candidates.propose_once()
+        monkeypatch.setattr(ClassifierStage, "proposals", None)  # not a second time
     phase.start()
     assert phase.compression == compression
 

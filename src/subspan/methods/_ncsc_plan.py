@@ -219,6 +219,7 @@ def _classifiers(
                 epochs=epochs["settling"],
                 rate=rates["settling"],
                 head=heads["head"],
+                candidates=candidates,
             )
         )
     return stages

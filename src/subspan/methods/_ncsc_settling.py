@@ -7,7 +7,6 @@ import math
 import torch
 
 from subspan.heads import Heads, live_clusters
-from subspan.merging import UNEVEN
 from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_stages import ClassifierStage, head_scores
 from subspan.training import Record
@@ -24,14 +23,18 @@ class SettlingStage(ClassifierStage):
     ----------
     heads : Heads
         A start for each weight.
+    candidates : ClassifierStage
+        Where it was chosen.
     head : Heads
         The chosen classifier. Becomes the copy whose labels hold most :func:`~subspan.merging.label_information`,
         compressed as it was when it was chosen, unless its own labels hold more.
     """
 
-    def __init__(self, setting: Setting, heads: Heads, *, epochs: int, rate: float, head: Heads):
+    def __init__(
+        self, setting: Setting, heads: Heads, *, epochs: int, rate: float, head: Heads, candidates: ClassifierStage
+    ):
         super().__init__(setting, heads, name="settling", epochs=epochs, rate=rate)
-        self.head = head
+        self.head, self.candidates = head, candidates
 
     @property
     def sure(self) -> bool:
@@ -42,9 +45,8 @@ class SettlingStage(ClassifierStage):
 
     def start(self) -> None:
         super().start()
-        # the head expects uneven sizes that nobody gave only where the choice was compressed
-        uneven = self.setting.prior is None and not torch.allclose(self.head.prior, self.head.prior.mean())
-        self.compression = UNEVEN if uneven else 0.0
+        self.candidates.propose_once()  # already done, unless a run was resumed after them
+        self.compression = self.candidates.compression
 
     def reset(self, gen: torch.Generator, restart: int) -> None:
         self.heads.take(self.head, 0)  # with the sizes that it expects

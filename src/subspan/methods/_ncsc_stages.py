@@ -19,7 +19,7 @@ from subspan._validation import iter_slices
 from subspan.affinity import classifier_affinity, negative_mask, normalise_scores, subspace_affinity
 from subspan.heads import Heads, live_clusters
 from subspan.losses import L_neg, balance_loss
-from subspan.merging import are_groups, consensus, label_information
+from subspan.merging import Consensus, are_groups, consensus, label_information
 from subspan.methods._ncsc_setting import Setting
 from subspan.pairs import Pairs
 from subspan.proposals import propose
@@ -30,6 +30,8 @@ ANCHORS = 400  # samples per step of a classifier stage, at least,
 ANCHORS_PER_CLUSTER = 5  # and at least so many for each cluster of a start, on average
 STEPS = (50, 175)  # steps per epoch of a classifier stage, at least and at most
 HEAD_BATCH = 5000
+SIZED = 2  # of the candidates learn the best labels with the sizes that these have,
+SURER = 0.001  # and are chosen if they tell more by this share than all with equal sizes
 SPECTRAL = 100_000  # samples up to which spectral clustering proposes labels, where they are not searched for
 
 
@@ -83,9 +85,14 @@ class ClassifierStage(Phase):
         Labels to learn first are searched for on the graph of pairs; those on which ``starts`` agree, if there are any,
         take part.
     chosen : Heads, optional
-        Becomes the classifier with the lowest objective at the end, or, with ``search``, the one whose labels hold most
-        :func:`~subspan.merging.label_information`, as they were searched for. If one of them held more when it had just
-        learned the labels it was given, it becomes that one.
+        Becomes the classifier with the lowest objective at the end. With ``search``, the one whose labels hold most
+        :func:`~subspan.merging.label_information`, before Eq. 5 and after it, as they were searched for. If one of them
+        held more when it had just learned the labels it was given, it becomes that one.
+
+    Notes
+    -----
+    With ``search``, and where sizes may differ, the last classifiers learn the best labels once more and expect their
+    sizes instead of equal ones. Equal sizes are the safer guess: they are given up for clearly more information only.
     """
 
     def __init__(
@@ -104,26 +111,45 @@ class ClassifierStage(Phase):
         self.setting, self.heads, self.rate, self.starts, self.chosen = setting, heads, rate, starts, chosen
         self.search = search
         self.pairs: Pairs | None = None
-        self.targets: Tensor | None = None  # labels to learn first, (R, n)
-        self.compression = 0.0  # with which they were found
+        self.targets: Tensor | None = None  # labels to learn first, (R, n),
+        self.compression = 0.0  # with which they were found,
+        self.told: list[float] = []  # and what they tell about neighbours, if that is what they were searched for by
+        self.sized = 0  # so many classifiers, the last ones, expect the sizes of their targets
 
     def start(self) -> None:
         if not len(self.setting.codes):
             self.setting.encode_all()
-        if self.targets is None and (self.search or self.starts is not None):
-            self.targets, self.compression = self.proposals(self.heads.n_starts)
+        self.propose_once()
         self._expect_sizes()
 
+    def propose_once(self) -> None:
+        """Find the labels to learn first, if there are to be any and they are not found yet."""
+        if self.targets is not None or not (self.search or self.starts is not None):
+            return
+        count = self.heads.n_starts
+        found, self.compression = self.proposals(count)
+        order = torch.arange(count)
+        if self.compression > 0:
+            self.sized = count
+        elif self.search and self.setting.compression is None and count > SIZED:
+            self.sized = SIZED
+            order = torch.cat([order[:-SIZED], order[:SIZED]])
+        self.targets, self.told = found[order % len(found)], [0.0] * count
+        if self.search:
+            pairs, k = self.setting.positives(self.setting.u[1], generator(0)), self.setting.n_clusters
+            self.told = [label_information(labels, pairs, k, self.compression) for labels in self.targets]
+
     def _expect_sizes(self) -> None:
-        """Sizes that the balance term expects of k clusters: those given, those of uneven targets, else equal ones."""
-        if self.heads.n_clusters != self.setting.n_clusters:
+        """Sizes that the balance term expects of k clusters: those given, those of the targets, or equal ones."""
+        k = self.heads.n_clusters
+        if k != self.setting.n_clusters:
             return
         if self.setting.prior is not None:
             self.heads.prior.copy_(self.setting.prior / self.setting.prior.sum())
-        elif self.targets is not None and self.compression > 0:
-            k = self.heads.n_clusters
-            count = torch.stack([torch.bincount(labels, minlength=k) for labels in self.targets]).clamp_min(1)
-            self.heads.prior.copy_(count / count.sum(dim=1, keepdim=True))
+        elif self.targets is not None and self.sized:
+            targets = self.targets[-self.sized :]
+            count = torch.stack([torch.bincount(labels, minlength=k) for labels in targets]).clamp_min(1)
+            self.heads.prior[-self.sized :] = count / count.sum(dim=1, keepdim=True)
 
     def reset(self, gen: torch.Generator, restart: int) -> None:
         self.heads.reset_parameters(gen)
@@ -193,8 +219,8 @@ class ClassifierStage(Phase):
         objective = self.objective(log_p)
         worth = [] if self.targets is None else [self.worth(one) for one in log_p]
         if self.chosen is not None and self.epoch == 0 and worth:
-            self.chosen.take(self.heads, worth.index(max(worth)))
-        self.best = worth.index(max(worth)) if self.search else int(objective.argmin())
+            self.chosen.take(self.heads, self.choice(worth))
+        self.best = self.choice(worth) if self.search else int(objective.argmin())
         record: Record = {
             "positives_per_sample": len(self.pairs.partners) / self.pairs.n,
             "objective": float(objective[self.best]),
@@ -216,6 +242,19 @@ class ClassifierStage(Phase):
         groups = self.compression == 0 or are_groups(log_p.argmax(dim=1), self.heads.n_clusters)
         return groups, self.information(log_p)
 
+    def choice(self, worth: list[tuple[bool, float]]) -> int:
+        """The classifier whose labels hold most information, those that it learned first and those that it has now.
+
+        The first say which of several divisions is best without the noise of training, the second what the codes make
+        of it. One that expects sizes of its own must be better by a share of this than one that expects equal ones.
+        """
+        even = len(worth) - self.sized
+        total = [
+            (groups, (told + value) * (1 - SURER if 0 < even <= r else 1.0))
+            for r, ((groups, value), told) in enumerate(zip(worth, self.told, strict=True))
+        ]
+        return total.index(max(total))
+
     def collapsed(self, record: Record) -> bool:
         k = self.heads.n_clusters
         return k > 1 and self.epoch > 0 and int(record["live_clusters"]) <= max(1, k // 2)
@@ -229,21 +268,20 @@ class ClassifierStage(Phase):
                 return  # training fitted wrong pairs: the best of the first epoch stays
         self.chosen.take(self.heads, self.best)
 
-    def proposals(self, count: int) -> tuple[Tensor, float]:
-        """Labels (count, n) to learn from, from the starts and from the graph; and the compression."""
+    def proposals(self, count: int) -> Consensus:
+        """At most ``count`` labels to learn from, from the starts and from the graph; and the compression."""
         gen, k = generator(0), self.setting.n_clusters
         pairs = self.setting.positives(self.setting.u[1], gen)
         if self.search:
             known = () if self.starts is None else consensus(self.starts.scores(), pairs, k, gen, count).labels
-            found, compression = propose(pairs, k, gen, count, self.setting.compression, list(known))
-        else:
-            assert self.starts is not None
-            most = max(1, count - 1)
-            found, compression = consensus(self.starts.scores(), pairs, k, gen, most, self.setting.compression)
-            if count > 1 and pairs.n <= SPECTRAL:
-                labels = torch.from_numpy(spectral_labels(pairs.symmetric(), k, seed=0))
-                found = torch.cat([found, labels[None].to(found.device)])
-        return found[torch.arange(count) % len(found)], compression
+            return propose(pairs, k, gen, count, self.setting.compression, list(known))
+        assert self.starts is not None
+        most = max(1, count - 1)
+        found, compression = consensus(self.starts.scores(), pairs, k, gen, most, self.setting.compression)
+        if count > 1 and pairs.n <= SPECTRAL:
+            labels = torch.from_numpy(spectral_labels(pairs.symmetric(), k, seed=0))
+            found = torch.cat([found, labels[None].to(found.device)])
+        return Consensus(found, compression)
 
 
 class CollaborationStage(Phase):
