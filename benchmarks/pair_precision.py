@@ -31,7 +31,7 @@ from subspan import NCSC, evaluate, load_dataset
 from subspan._random import generator
 from subspan.merging import label_information
 from subspan.methods import ncsc
-from subspan.methods._ncsc_stages import ClassifierStage
+from subspan.methods._ncsc_classifiers import ClassifierStage
 from subspan.neighbours import GlobalSelfExpression
 from subspan.pairs import Pairs
 from subspan.selection import choose_gamma

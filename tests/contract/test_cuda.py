@@ -15,7 +15,8 @@ from subspan._random import generator
 from subspan.convex import lasso_admm, low_rank_admm, orthogonal_factor
 from subspan.errors import InvalidInputError
 from subspan.methods import METHODS
-from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage
+from subspan.methods._ncsc_classifiers import ClassifierStage
+from subspan.methods._ncsc_stages import CollaborationStage
 from subspan.neighbours import GlobalSelfExpression
 from subspan.principal import leading_eigenpairs
 from subspan.scattering import Scattering2D

@@ -12,8 +12,8 @@ from subspan.augment import augment
 from subspan.encoders import make_encoder
 from subspan.errors import InvalidInputError
 from subspan.merging import UNEVEN, Consensus, are_groups
+from subspan.methods._ncsc_classifiers import ClassifierStage, head_scores
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
-from subspan.methods._ncsc_stages import ClassifierStage, head_scores
 from subspan.multiscale import MultiScaleScattering
 from subspan.neighbours import GlobalSelfExpression
 from subspan.proposals import propose
@@ -80,21 +80,21 @@ def test_saved_model_predicts_the_same(tmp_path):
 @pytest.mark.parametrize("encoder", ["scattering", "conv"])
 def test_resumed_run_ends_as_the_unbroken_one(tmp_path, encoder, stage, monkeypatch):
     """The process dies at the beginning of the last epoch of a stage of classifiers."""
-    from subspan.methods import _ncsc_stages
+    from subspan.methods import _ncsc_classifiers
 
     X, options = (
         digits(150),
         FAST | {"encoder": encoder, "epochs": FAST["epochs"] | {"autoencoder": 1, "collaboration": 1}},
     )
     whole = NCSC(10, **options).fit(X)
-    plain = _ncsc_stages.ClassifierStage.batches
+    plain = _ncsc_classifiers.ClassifierStage.batches
 
     def dying(self, *args):
         if self.name == stage and self.epoch == 1:
             raise RuntimeError("killed")
         return plain(self, *args)
 
-    monkeypatch.setattr(_ncsc_stages.ClassifierStage, "batches", dying)
+    monkeypatch.setattr(_ncsc_classifiers.ClassifierStage, "batches", dying)
     with pytest.raises(RuntimeError, match="killed"):
         NCSC(10, **options, checkpoint_dir=tmp_path).fit(X)
     monkeypatch.undo()
@@ -207,9 +207,9 @@ def test_training_that_loses_information_is_not_taken(monkeypatch, loses):
 def test_spectral_labels_are_one_of_the_proposals_of_small_sets_in_the_recipe_of_the_paper(monkeypatch, limit):
     """What the starts agree on is made useless, so that only the spectral proposal can be right."""
     X, y = planted(k=4, n=200)
-    monkeypatch.setattr("subspan.methods._ncsc_stages.SPECTRAL", limit)
+    monkeypatch.setattr("subspan.methods._ncsc_classifiers.SPECTRAL", limit)
     monkeypatch.setattr(
-        "subspan.methods._ncsc_stages.consensus", lambda log_p, *_: Consensus(log_p.new_zeros(5, 200).long(), 0.0)
+        "subspan.methods._ncsc_classifiers.consensus", lambda log_p, *_: Consensus(log_p.new_zeros(5, 200).long(), 0.0)
     )
     seen = []
     start = ClassifierStage.start
@@ -236,7 +236,7 @@ def test_proposals_are_searched_for_and_what_starts_agree_on_takes_part(monkeypa
         return plain(self)
 
     plain = ClassifierStage.monitor
-    monkeypatch.setattr("subspan.methods._ncsc_stages.propose", seen)
+    monkeypatch.setattr("subspan.methods._ncsc_classifiers.propose", seen)
     monkeypatch.setattr(ClassifierStage, "monitor", monitor)
     model = NCSC(4, n_starts=n_starts, **UNSETTLED).fit(X)
     assert [count > 0 for count in asked] == ([] if known is None else [known])
@@ -252,7 +252,7 @@ def test_labels_that_are_no_groups_are_not_chosen_where_sizes_may_differ(monkeyp
     even = torch.arange(200) % 4
     outlier = torch.where(torch.arange(200) < 3, torch.arange(200), 3)
     monkeypatch.setattr(
-        "subspan.methods._ncsc_stages.propose", lambda *_: Consensus(torch.stack([outlier, even] * 3), UNEVEN)
+        "subspan.methods._ncsc_classifiers.propose", lambda *_: Consensus(torch.stack([outlier, even] * 3), UNEVEN)
     )
     monkeypatch.setattr(
         ClassifierStage, "information", lambda self, one: -len(one.argmax(dim=1).unique()) + float(one[0, 3])
@@ -325,7 +325,7 @@ def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, first
         return plain(self)
 
     plain = ClassifierStage.monitor
-    monkeypatch.setattr("subspan.methods._ncsc_stages.propose", found)
+    monkeypatch.setattr("subspan.methods._ncsc_classifiers.propose", found)
     monkeypatch.setattr(ClassifierStage, "monitor", monitor)
     model = NCSC(4, prior=prior, **UNSETTLED).fit(planted(k=4, n=200)[0])
     expected, targets = seen[-1]
@@ -360,7 +360,7 @@ def test_prior_says_whether_sizes_may_differ(monkeypatch, prior, compression):
         asked.append(compression)
         return propose(pairs, k, gen, limit, compression, known)
 
-    monkeypatch.setattr("subspan.methods._ncsc_stages.propose", seen)
+    monkeypatch.setattr("subspan.methods._ncsc_classifiers.propose", seen)
     NCSC(3, prior=prior, **FAST).fit(planted(k=3, n=120)[0])
     assert set(asked) == {compression}
 

@@ -11,8 +11,9 @@ from subspan import NCSC
 from subspan.losses import balance_loss
 from subspan.merging import UNEVEN, Consensus, label_information
 from subspan.methods import ncsc as module
+from subspan.methods._ncsc_classifiers import ClassifierStage, head_scores
 from subspan.methods._ncsc_settling import holds
-from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, find_pairs, head_scores
+from subspan.methods._ncsc_stages import CollaborationStage, find_pairs
 from subspan.pairs import MAX_POSITIVES
 from subspan.self_expression import closed_form_coefficients
 

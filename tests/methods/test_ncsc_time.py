@@ -13,7 +13,7 @@ from ncsc_cases import digits, planted
 from subspan import NCSC
 from subspan._validation import check_samples
 from subspan.methods import _ncsc_time
-from subspan.methods._ncsc_stages import ClassifierStage
+from subspan.methods._ncsc_classifiers import ClassifierStage
 from subspan.methods._ncsc_time import expected_seconds, spoken
 from subspan.multiscale import make_scattering
 

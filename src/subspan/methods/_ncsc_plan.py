@@ -14,10 +14,11 @@ from subspan.encoders import ENCODERS, Encoder, IdentityEncoder
 from subspan.errors import InvalidInputError, ResourceError
 from subspan.heads import Heads
 from subspan.merging import UNEVEN
+from subspan.methods._ncsc_classifiers import ClassifierStage
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_setting import UNCHANGED, Setting
 from subspan.methods._ncsc_settling import SettlingStage
-from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage, SubspaceStage
+from subspan.methods._ncsc_stages import CollaborationStage, SubspaceStage
 from subspan.multiscale import make_scattering
 from subspan.pretraining import Reconstruction
 from subspan.proposals import memory_bytes

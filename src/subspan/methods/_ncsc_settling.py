@@ -7,8 +7,8 @@ import math
 import torch
 
 from subspan.heads import Heads, live_clusters
+from subspan.methods._ncsc_classifiers import ClassifierStage, head_scores
 from subspan.methods._ncsc_setting import Setting
-from subspan.methods._ncsc_stages import ClassifierStage, head_scores
 from subspan.training import Record
 
 

@@ -13,9 +13,10 @@ from torch import nn
 from subspan._random import generator
 from subspan.centroids import kmeans_cells
 from subspan.merging import cell_counts, merge_clusters
+from subspan.methods._ncsc_classifiers import ClassifierStage
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_setting import Setting
-from subspan.methods._ncsc_stages import ClassifierStage, CollaborationStage
+from subspan.methods._ncsc_stages import CollaborationStage
 from subspan.multiscale import MultiScaleScattering
 from subspan.neighbours import EXACT
 from subspan.pretraining import Reconstruction

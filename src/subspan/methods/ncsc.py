@@ -14,7 +14,7 @@ Two modules label pairs of samples for each other:
 
 Algorithm 1 trains in three stages (auto-encoder and C on Eq. 9; classifier on Eq. 5; everything on Eq. 8); labels are
 the classifier's, also those of new samples. Losses live in :mod:`subspan.losses`, the stages in
-:mod:`subspan.methods._ncsc_stages` and :mod:`subspan.methods._ncsc_settling`.
+:mod:`subspan.methods._ncsc_stages`, :mod:`subspan.methods._ncsc_classifiers` and :mod:`subspan.methods._ncsc_settling`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.encoders import MIN_SIDE, Encoder, make_encoder
 from subspan.errors import DivergenceError, InvalidInputError
 from subspan.heads import Heads, build_heads
+from subspan.methods._ncsc_classifiers import head_scores
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
 from subspan.methods._ncsc_plan import (
     AUTO,
@@ -57,7 +58,6 @@ from subspan.methods._ncsc_plan import (
 )
 from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_settling import holds
-from subspan.methods._ncsc_stages import head_scores
 from subspan.methods._ncsc_time import expected_seconds, spoken
 from subspan.multiscale import make_scattering
 from subspan.pairs import MAX_POSITIVES

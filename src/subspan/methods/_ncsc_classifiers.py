@@ -1,0 +1,269 @@
+"""Stage 2 of Algorithm 1 (Zhang et al., ICML 2019): classifiers learn from pairs that A_s is sure of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import nll_loss
+
+from subspan._random import generator
+from subspan._validation import iter_slices
+from subspan.heads import Heads, live_clusters
+from subspan.losses import balance_loss
+from subspan.merging import Consensus, are_groups, consensus, label_information
+from subspan.methods._ncsc_setting import Setting
+from subspan.pairs import Pairs
+from subspan.proposals import propose
+from subspan.spectral import spectral_labels
+from subspan.training import Phase, Record
+
+ANCHORS = 400  # samples per step of a classifier stage, at least,
+ANCHORS_PER_CLUSTER = 5  # and at least so many for each cluster of a start, on average
+STEPS = (50, 175)  # steps per epoch of a classifier stage, at least and at most
+HEAD_BATCH = 5000
+SIZED = 2  # of the candidates learn the best labels with the sizes that these have,
+SURER = 0.001  # and are chosen if they tell more by this share than all with equal sizes
+SPECTRAL = 100_000  # samples up to which spectral clustering proposes labels, where they are not searched for
+
+
+class ClassifierStage(Phase):
+    """Stage 2: classifiers on Eq. 5, the encoder at rest. In Eq. 7 only ``A_s`` learns, so Eq. 6 is what is left.
+
+    Every epoch finds the positive pairs anew; a step draws samples and, for each, a partner at the end of a random walk
+    on the pairs.
+
+    Parameters
+    ----------
+    heads : Heads
+        R classifiers.
+    starts : ClassifierStage, optional
+        An earlier stage of several starts. Each classifier learns one of the best labels on which they agree in the
+        first epoch, and from then on partners are direct neighbours.
+    search : bool
+        Labels to learn first are searched for on the graph of pairs; those on which ``starts`` agree, if there are any,
+        take part.
+    chosen : Heads, optional
+        Becomes the classifier with the lowest objective at the end. With ``search``, the one whose labels hold most
+        :func:`~subspan.merging.label_information`, before Eq. 5 and after it, as they were searched for. If one of them
+        held more when it had just learned the labels it was given, it becomes that one.
+
+    Notes
+    -----
+    With ``search``, and where sizes may differ, the last classifiers learn the best labels once more and expect their
+    sizes instead of equal ones. Equal sizes are the safer guess: they are given up for clearly more information only.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        heads: Heads,
+        *,
+        name: str,
+        epochs: int,
+        rate: float,
+        starts: ClassifierStage | None = None,
+        search: bool = False,
+        chosen: Heads | None = None,
+    ):
+        super().__init__(name, epochs, max(ANCHORS, ANCHORS_PER_CLUSTER * heads.n_clusters), *STEPS)
+        self.setting, self.heads, self.rate, self.starts, self.chosen = setting, heads, rate, starts, chosen
+        self.search = search
+        self.pairs: Pairs | None = None
+        self.targets: Tensor | None = None  # labels to learn first, (R, n),
+        self.compression = 0.0  # with which they were found,
+        self.told: list[float] = []  # and what they tell about neighbours, if that is what they were searched for by
+        self.sized = 0  # so many classifiers, the last ones, expect the sizes of their targets
+
+    def start(self) -> None:
+        if not len(self.setting.codes):
+            self.setting.encode_all()
+        self.propose_once()
+        self._expect_sizes()
+
+    def propose_once(self) -> None:
+        """Find the labels to learn first, if there are to be any and they are not found yet."""
+        if self.targets is not None or not (self.search or self.starts is not None):
+            return
+        count = self.heads.n_starts
+        found, self.compression = self.proposals(count)
+        order = torch.arange(count)
+        if self.compression > 0:
+            self.sized = count
+        elif self.search and self.setting.compression is None and count > SIZED:
+            self.sized = SIZED
+            order = torch.cat([order[:-SIZED], order[:SIZED]])
+        self.targets, self.told = found[order % len(found)], [0.0] * count
+        if self.search:
+            pairs, k = self.setting.positives(self.setting.u[1], generator(0)), self.setting.n_clusters
+            self.told = [label_information(labels, pairs, k, self.compression) for labels in self.targets]
+
+    def _expect_sizes(self) -> None:
+        """Sizes that the balance term expects of k clusters: those given, those of the targets, or equal ones."""
+        k = self.heads.n_clusters
+        if k != self.setting.n_clusters:
+            return
+        if self.setting.prior is not None:
+            self.heads.prior.copy_(self.setting.prior / self.setting.prior.sum())
+        elif self.targets is not None and self.sized:
+            targets = self.targets[-self.sized :]
+            count = torch.stack([torch.bincount(labels, minlength=k) for labels in targets]).clamp_min(1)
+            self.heads.prior[-self.sized :] = count / count.sum(dim=1, keepdim=True)
+
+    def reset(self, gen: torch.Generator, restart: int) -> None:
+        self.heads.reset_parameters(gen)
+        self.heads.standardise(self.setting.center, self.setting.codes.std(dim=0))
+
+    def parameter_groups(self) -> list[dict]:
+        return [{"params": list(self.heads.parameters()), "lr": self.rate}]
+
+    def learning_rate_factor(self, progress: float) -> float:
+        return one_cycle(progress)
+
+    def batches(self, n_samples: int, gen: torch.Generator) -> Sequence[Any]:
+        batches = super().batches(n_samples, gen)
+        u = _anneal(self.setting.u, 1.0 if self.sure else self.epoch / self.epochs / 0.7)
+        self.pairs = self.setting.positives(u, gen)
+        return batches
+
+    def losses(self, batch: Tensor, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
+        assert self.pairs is not None
+        batch = batch.to(self.setting.device)
+        if self.targets is not None and self.epoch == 0:
+            log_p = self.heads(self.setting.changed_codes(batch, gen)).log_softmax(dim=-1)
+            targets = self.targets[:, batch].flatten()
+            yield {"distillation": nll_loss(log_p.flatten(0, 1), targets) * len(log_p)}
+            return
+        steps = 1 if self.sure else max(1, math.ceil(self.setting.walk * (1 - progress / 0.9)))
+        partner = self.pairs.walk(batch, steps, gen)
+        z = torch.cat([self.setting.changed_codes(batch, gen), self.setting.codes[partner]])
+        log_p = self.heads(z).log_softmax(dim=-1)
+        log_p_i, log_p_j = log_p.chunk(2, dim=1)
+        terms = {"L_pos": self.setting.pair_loss(log_p_i, log_p_j).sum()}  # Eq. 6, summed over starts
+        weights = self.balance(progress)
+        if max(weights) > 0:
+            terms["balance"] = (log_p.new_tensor(weights) * balance_loss(log_p, self.heads.prior)).sum()
+        yield terms
+
+    def balance(self, progress: float) -> list[float]:
+        """Weight of the balance term, of each start or of all."""
+        return [_anneal(self.setting.balance, progress)]
+
+    @property
+    def sure(self) -> bool:
+        """Whether the classifiers know clusters already: partners are then direct neighbours by the last threshold."""
+        return self.targets is not None
+
+    def scores(self) -> Tensor:
+        """Log-probabilities of all samples, (R, n, k)."""
+        return head_scores(self.heads, self.setting.codes)
+
+    def objective(self, log_p: Tensor) -> Tensor:
+        """Full-data, label-free value of each start, (R,): Eq. 6 over one step of the walk, and the balance.
+
+        The balance has the weight that training ends with (1 if there is none): what is chosen is what is minimised.
+        """
+        assert self.pairs is not None
+        rows, weight = self.pairs.rows(), self.pairs.normalised()
+        total = log_p.new_zeros(len(log_p))
+        for part in torch.arange(len(rows), device=rows.device).split(200_000):
+            i, j = log_p[:, rows[part]], log_p[:, self.pairs.partners[part]]
+            total += (-torch.logsumexp(i + j, dim=-1) * weight[part]).sum(dim=-1)
+        active = max(int((self.pairs.counts() > 0).sum()), 1)
+        return total / active + (self.setting.balance[1] or 1.0) * balance_loss(log_p, self.heads.prior)
+
+    def monitor(self) -> Record:
+        assert self.pairs is not None
+        log_p = self.scores()
+        objective = self.objective(log_p)
+        worth = [] if self.targets is None else [self.worth(one) for one in log_p]
+        if self.chosen is not None and self.epoch == 0 and worth:
+            self.chosen.take(self.heads, self.choice(worth))
+        self.best = self.choice(worth) if self.search else int(objective.argmin())
+        record: Record = {
+            "positives_per_sample": len(self.pairs.partners) / self.pairs.n,
+            "objective": float(objective[self.best]),
+            "objective_worst": float(objective.max()),
+            "start": self.best,
+            "live_clusters": live_clusters(log_p[self.best]),
+        }
+        if worth:
+            record["information"] = worth[self.best][1]
+        return record
+
+    def information(self, log_p: Tensor) -> float:
+        """Mutual information of the labels of a sample and of its neighbour, from scores (n, k), less compression."""
+        assert self.pairs is not None
+        return label_information(log_p.argmax(dim=1), self.pairs, self.heads.n_clusters, self.compression)
+
+    def worth(self, log_p: Tensor) -> tuple[bool, float]:
+        """What labels are chosen by: whether they are k groups, where sizes may differ, and :meth:`information`."""
+        groups = self.compression == 0 or are_groups(log_p.argmax(dim=1), self.heads.n_clusters)
+        return groups, self.information(log_p)
+
+    def choice(self, worth: list[tuple[bool, float]]) -> int:
+        """The classifier whose labels hold most information, those that it learned first and those that it has now.
+
+        The first say which of several divisions is best without the noise of training, the second what the codes make
+        of it. One that expects sizes of its own must be better by a share of this than one that expects equal ones.
+        """
+        even = len(worth) - self.sized
+        total = [
+            (groups, (told + value) * (1 - SURER if 0 < even <= r else 1.0))
+            for r, ((groups, value), told) in enumerate(zip(worth, self.told, strict=True))
+        ]
+        return total.index(max(total))
+
+    def collapsed(self, record: Record) -> bool:
+        k = self.heads.n_clusters
+        return k > 1 and self.epoch > 0 and int(record["live_clusters"]) <= max(1, k // 2)
+
+    def finish(self) -> None:
+        if self.chosen is None:
+            return
+        if self.targets is not None:
+            before = self.worth(head_scores(self.chosen, self.setting.codes)[0])
+            if self.worth(self.scores()[self.best]) < before:
+                return  # training fitted wrong pairs: the best of the first epoch stays
+        self.chosen.take(self.heads, self.best)
+
+    def proposals(self, count: int) -> Consensus:
+        """At most ``count`` labels to learn from, from the starts and from the graph; and the compression."""
+        gen, k = generator(0), self.setting.n_clusters
+        pairs = self.setting.positives(self.setting.u[1], gen)
+        if self.search:
+            known = () if self.starts is None else consensus(self.starts.scores(), pairs, k, gen, count).labels
+            return propose(pairs, k, gen, count, self.setting.compression, list(known))
+        assert self.starts is not None
+        most = max(1, count - 1)
+        found, compression = consensus(self.starts.scores(), pairs, k, gen, most, self.setting.compression)
+        if count > 1 and pairs.n <= SPECTRAL:
+            labels = torch.from_numpy(spectral_labels(pairs.symmetric(), k, seed=0))
+            found = torch.cat([found, labels[None].to(found.device)])
+        return Consensus(found, compression)
+
+
+@torch.no_grad()
+def head_scores(heads: Heads, codes: Tensor) -> Tensor:
+    """Log-probabilities (R, n, k) of codes (n, d), batch normalisation in evaluation mode."""
+    training = heads.training
+    heads.eval()
+    log_p = codes.new_empty(heads.n_starts, len(codes), heads.n_clusters)
+    for rows in iter_slices(len(codes), HEAD_BATCH):
+        log_p[:, rows] = heads(codes[rows]).log_softmax(dim=-1)
+    heads.train(training)
+    return log_p
+
+
+def one_cycle(progress: float) -> float:
+    """Linear warm-up over the first 30 %, then a cosine to zero."""
+    if progress < 0.3:
+        return 0.04 + 0.96 * progress / 0.3
+    return 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) + 1e-4
+
+
+def _anneal(ends: tuple[float, float], progress: float) -> float:
+    return ends[0] + (ends[1] - ends[0]) * min(1.0, max(0.0, progress))
