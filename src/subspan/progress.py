@@ -40,6 +40,15 @@ class Progress(Callback):
             self.bars.update(self.tasks[phase.name], completed=done)
         self.bars.start()
 
+    def on_phase(self, phase: Phase) -> None:
+        if not phase.preparation:
+            return
+        task = self.tasks[phase.name]
+        self.bars.start_task(task)
+        self.bars.update(task, note=phase.preparation)
+        if not self.console.is_terminal:
+            self.console.print(f"{phase.name:<33} {phase.preparation}", highlight=False, soft_wrap=True)
+
     def on_step(self, phase: Phase, fraction: float) -> None:
         task = self.tasks[phase.name]
         self.bars.start_task(task)

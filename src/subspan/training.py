@@ -60,6 +60,11 @@ class Phase:
         self.min_steps, self.max_steps = min_steps, max_steps
         self.epoch = 0  # set by the loop
 
+    @property
+    def preparation(self) -> str:
+        """What :meth:`start` does next, in a few words, if it takes long; "" otherwise."""
+        return ""
+
     def start(self) -> None:
         """Build what the phase derives from the modules (caches); called when it starts and when it is resumed."""
 
@@ -131,6 +136,8 @@ class Callback:
     """What may watch the loop. Exceptions raised here end the training."""
 
     def on_start(self, phases: Sequence[Phase], position: Position) -> None: ...
+
+    def on_phase(self, phase: Phase) -> None: ...
 
     def on_step(self, phase: Phase, fraction: float) -> None: ...
 
@@ -237,6 +244,8 @@ class _Loop:
 
     def run_phase(self) -> None:
         phase = self.phases[self.position.phase]
+        for callback in self.callbacks:
+            callback.on_phase(phase)
         phase.start()
         if self.resumed:
             self.optimizer = _optimizer(phase)

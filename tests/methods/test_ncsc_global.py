@@ -408,3 +408,19 @@ def test_trained_codes_are_not_refined_unless_asked():
     epochs = FAST["epochs"] | {"autoencoder": 1, "collaboration": 1}
     model = NCSC(3, **(options | {"epochs": epochs})).fit(X)
     assert model.history_[-1]["phase"] == "collaboration"
+
+
+@pytest.mark.parametrize("n_starts", [0, 2])
+def test_who_waits_is_told_for_what(capsys, n_starts):
+    """Once, before the first epoch of the first classifiers, and again where labels are found from starts."""
+    NCSC(4, n_starts=n_starts, verbose=1, **UNSETTLED).fit(planted(k=4, n=120)[0])
+    said = [line.split() for line in capsys.readouterr().err.splitlines()]
+    first = "starts" if n_starts else "classifier"
+    found = [" ".join(words) for words in said if words and words[0] in ("starts", "classifier")]
+    labels = "labels to learn first"
+    if n_starts:
+        assert found[0] == "starts codes, neighbours"
+        assert found[3] == f"classifier {labels}"
+    else:
+        assert found[0] == f"{first} codes, neighbours, {labels}"
+    assert found[1].startswith(f"{first} 1/2")

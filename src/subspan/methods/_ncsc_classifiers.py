@@ -78,6 +78,16 @@ class ClassifierStage(Phase):
         self.told: list[float] = []  # and what they tell about neighbours, if that is what they were searched for by
         self.sized = 0  # so many classifiers, the last ones, expect the sizes of their targets
 
+    @property
+    def preparation(self) -> str:
+        parts = [] if len(self.setting.codes) else ["codes", "neighbours"]
+        return ", ".join(parts + (["labels to learn first"] if self._proposes else []))
+
+    @property
+    def _proposes(self) -> bool:
+        """Whether labels to learn first have to be found yet."""
+        return self.targets is None and (self.search or self.starts is not None)
+
     def start(self) -> None:
         if not len(self.setting.codes):
             self.setting.encode_all()
@@ -86,7 +96,7 @@ class ClassifierStage(Phase):
 
     def propose_once(self) -> None:
         """Find the labels to learn first, if there are to be any and they are not found yet."""
-        if self.targets is not None or not (self.search or self.starts is not None):
+        if not self._proposes:
             return
         count = self.heads.n_starts
         found, self.compression = self.proposals(count)
