@@ -14,6 +14,7 @@ from subspan.errors import InvalidInputError
 from subspan.merging import UNEVEN, Consensus, are_groups
 from subspan.methods._ncsc_classifiers import ClassifierStage, head_scores
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
+from subspan.methods._ncsc_settling import SettlingStage
 from subspan.multiscale import MultiScaleScattering
 from subspan.neighbours import GlobalSelfExpression
 from subspan.proposals import propose
@@ -201,6 +202,38 @@ def test_training_that_loses_information_is_not_taken(monkeypatch, loses):
     model = NCSC(4, **UNSETTLED).fit(planted(k=4, n=200)[0])
     out, best = (kept[0][0], 1) if loses else kept[1]
     assert torch.equal(model.head_.out, out[best : best + 1])
+
+
+@pytest.mark.parametrize("loses", [True, False])
+def test_where_training_loses_information_the_best_labels_are_learned_to_the_end(monkeypatch, loses):
+    """Else the chosen classifier settles."""
+    stages, plain = [], SettlingStage.start
+
+    def information(self, log_p):
+        if self.name == "settling":
+            return 4.0
+        first = self.epoch == 0 or torch.equal(log_p, head_scores(self.chosen, self.setting.codes)[0])
+        return 1.0 if first else 2.0 - 1.5 * loses
+
+    def start(self):
+        plain(self)
+        stages.append(self)
+
+    monkeypatch.setattr(ClassifierStage, "information", information)
+    monkeypatch.setattr(SettlingStage, "start", start)
+    epochs = FAST["epochs"] | {"settling": 6}
+    model = NCSC(4, **(FAST | {"epochs": epochs})).fit(planted(k=4, n=200)[0])
+    learned, targets = stages[-1].learned, stages[-1].candidates.targets
+    terms = {name for record in model.history_ if record["phase"] == "settling" for name in record}
+    assert ("distillation" in terms) == loses
+    assert ("L_pos" in terms) != loses
+    if loses:
+        assert torch.equal(learned, targets[0])
+        assert evaluate(learned.numpy(), model.labels_)["acc"] > 0.99
+        sizes = torch.bincount(learned, minlength=4) / 200
+        torch.testing.assert_close(model.head_.prior[0], sizes)
+    else:
+        assert learned is None
 
 
 @pytest.mark.parametrize("limit", [0, 10**6])

@@ -143,9 +143,7 @@ class ClassifierStage(Phase):
         assert self.pairs is not None
         batch = batch.to(self.setting.device)
         if self.targets is not None and self.epoch == 0:
-            log_p = self.heads(self.setting.changed_codes(batch, gen)).log_softmax(dim=-1)
-            targets = self.targets[:, batch].flatten()
-            yield {"distillation": nll_loss(log_p.flatten(0, 1), targets) * len(log_p)}
+            yield self.distillation(batch, self.targets[:, batch].flatten(), gen)
             return
         steps = 1 if self.sure else max(1, math.ceil(self.setting.walk * (1 - progress / 0.9)))
         partner = self.pairs.walk(batch, steps, gen)
@@ -157,6 +155,11 @@ class ClassifierStage(Phase):
         if max(weights) > 0:
             terms["balance"] = (log_p.new_tensor(weights) * balance_loss(log_p, self.heads.prior)).sum()
         yield terms
+
+    def distillation(self, batch: Tensor, labels: Tensor, gen: torch.Generator) -> dict[str, Tensor]:
+        """Cross-entropy with labels (R * b,) of the samples ``batch`` (b,), summed over starts."""
+        log_p = self.heads(self.setting.changed_codes(batch, gen)).log_softmax(dim=-1)
+        return {"distillation": nll_loss(log_p.flatten(0, 1), labels) * len(log_p)}
 
     def balance(self, progress: float) -> list[float]:
         """Weight of the balance term, of each start or of all."""

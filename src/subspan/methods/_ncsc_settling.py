@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from subspan.heads import Heads, live_clusters
 from subspan.methods._ncsc_classifiers import ClassifierStage, head_scores
@@ -18,6 +20,9 @@ class SettlingStage(ClassifierStage):
     The balance is there to find clusters; once they are found, samples at their borders need not move for its sake. So
     its prior becomes the mean scores of the chosen classifier, unless sizes were given or equal ones asked for. How
     firmly they are held is open: a copy of the classifier is trained with each of :func:`holds`.
+
+    Where all candidates told less after training than when they had just learned labels that were searched for, it
+    fitted wrong pairs. Then there is nothing to settle, and new classifiers learn the best of these labels to the end.
 
     Parameters
     ----------
@@ -35,6 +40,7 @@ class SettlingStage(ClassifierStage):
     ):
         super().__init__(setting, heads, name="settling", epochs=epochs, rate=rate)
         self.head, self.candidates = head, candidates
+        self.learned: Tensor | None = None  # labels (n,) that are learned instead
 
     @property
     def sure(self) -> bool:
@@ -47,12 +53,27 @@ class SettlingStage(ClassifierStage):
         super().start()
         self.candidates.propose_once()  # already done, unless a run was resumed after them
         self.compression = self.candidates.compression
+        trained = any(torch.equal(self.head.out[0], one) for one in self.candidates.heads.out)
+        if self.candidates.search and not trained:
+            assert self.candidates.targets is not None
+            self.learned = self.candidates.targets[0]
 
     def reset(self, gen: torch.Generator, restart: int) -> None:
-        self.heads.take(self.head, 0)  # with the sizes that it expects
-        if self.setting.prior is None and self.setting.compression != 0:  # neither given nor said to be equal
+        if self.learned is None:
+            self.heads.take(self.head, 0)  # with the sizes that it expects
             found = head_scores(self.head, self.setting.codes).exp().mean(dim=1)
+        else:
+            super().reset(gen, restart)
+            found = torch.bincount(self.learned, minlength=self.heads.n_clusters) / len(self.learned)
+        if self.setting.prior is None and self.setting.compression != 0:  # neither given nor said to be equal
             self.heads.prior.copy_(found.clamp_min(torch.finfo(found.dtype).tiny))
+
+    def losses(self, batch: Tensor, gen: torch.Generator, progress: float) -> Iterator[dict[str, Tensor]]:
+        if self.learned is None:
+            yield from super().losses(batch, gen, progress)
+        else:
+            batch = batch.to(self.setting.device)
+            yield self.distillation(batch, self.learned[batch].repeat(self.heads.n_starts), gen)
 
     def monitor(self) -> Record:
         assert self.pairs is not None
