@@ -29,7 +29,7 @@ SOME = 256  # samples that are timed
 BATCH = 1000  # of self-expression that is timed
 SEARCH = 2.5  # a search for the largest products, compared with the products alone: both signs, and the sorting
 INVERTED = 64  # over sqrt(n): what an inverted file takes, with its making, compared with all products
-GROUPS, JOIN = 20, 2.0  # joining cells is timed with so many groups; cells of data take longer than planted ones
+GROUPS, JOIN = 40, 2.0  # joining cells is timed with so many groups; cells of data may take longer than planted ones
 JOINT = 4.0  # a step of Eq. 8 compared with the solution for C alone
 
 
@@ -119,7 +119,7 @@ def _proposals(setting: Setting) -> float:
     group = torch.arange(max(cell_counts(few))) % few
     flow = (group[:, None] == group) + 0.1 * torch.rand(len(group), len(group), generator=gen, dtype=torch.float64)
     join = _timed(lambda: merge_clusters(flow + flow.T, few, gen, random=RANDOM_BEGINNINGS))
-    return count_divisions(n, k) * (kmeans + JOIN * join * (cells / len(group)) * (k / few) ** 2)
+    return count_divisions(n, k) * (kmeans + JOIN * join * (cells / len(group)) * (k / few))
 
 
 def _search(setting: Setting) -> float:
