@@ -204,10 +204,8 @@ def test_training_that_loses_information_is_not_taken(monkeypatch, loses):
     assert torch.equal(model.head_.out, out[best : best + 1])
 
 
-@pytest.mark.parametrize("loses", [True, False])
-def test_where_training_loses_information_the_best_labels_are_learned_to_the_end(monkeypatch, loses):
-    """Else the chosen classifier settles."""
-    stages, plain = [], SettlingStage.start
+def information_of_training(loses):
+    """Stands for ``ClassifierStage.information``: candidates tell less after training, or more."""
 
     def information(self, log_p):
         if self.name == "settling":
@@ -215,11 +213,19 @@ def test_where_training_loses_information_the_best_labels_are_learned_to_the_end
         first = self.epoch == 0 or torch.equal(log_p, head_scores(self.chosen, self.setting.codes)[0])
         return 1.0 if first else 2.0 - 1.5 * loses
 
+    return information
+
+
+@pytest.mark.parametrize("loses", [True, False])
+def test_where_training_loses_information_the_best_labels_are_learned_to_the_end(monkeypatch, loses):
+    """Else the chosen classifier settles."""
+    stages, plain = [], SettlingStage.start
+
     def start(self):
         plain(self)
         stages.append(self)
 
-    monkeypatch.setattr(ClassifierStage, "information", information)
+    monkeypatch.setattr(ClassifierStage, "information", information_of_training(loses))
     monkeypatch.setattr(SettlingStage, "start", start)
     epochs = FAST["epochs"] | {"settling": 6}
     model = NCSC(4, **(FAST | {"epochs": epochs})).fit(planted(k=4, n=200)[0])
@@ -234,6 +240,26 @@ def test_where_training_loses_information_the_best_labels_are_learned_to_the_end
         torch.testing.assert_close(model.head_.prior[0], sizes)
     else:
         assert learned is None
+
+
+def test_a_resumed_run_learns_the_best_labels_to_the_end_too(tmp_path, monkeypatch):
+    """That training lost information is read from the saved classifiers."""
+    X, plain = planted(k=4, n=200)[0], ClassifierStage.batches
+    monkeypatch.setattr(ClassifierStage, "information", information_of_training(True))
+    whole = NCSC(4, **FAST).fit(X)
+
+    def dying(self, *args):
+        if self.name == "settling" and self.epoch == 1:
+            raise RuntimeError("killed")
+        return plain(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassifierStage, "batches", dying)
+        with pytest.raises(RuntimeError, match="killed"):
+            NCSC(4, **FAST, checkpoint_dir=tmp_path).fit(X)
+    resumed = NCSC(4, **FAST, checkpoint_dir=tmp_path, resume=True).fit(X)
+    assert [("distillation" in record) for record in resumed.history_ if record["phase"] == "settling"] == [True, True]
+    assert np.array_equal(resumed.predict_proba(X), whole.predict_proba(X))
 
 
 @pytest.mark.parametrize("limit", [0, 10**6])
@@ -341,6 +367,7 @@ UNEVEN_SIZES = [0.7, 0.1, 0.1, 0.1]
         ("auto", 0.85, UNEVEN_SIZES, UNEVEN_SIZES),
         ("uniform", 0.0, EVEN, EVEN),
         ([1.0, 1.0, 1.0, 5.0], 0.0, GIVEN, GIVEN),
+        ([1.0, 1.0, 1.0, 5.0], 0.85, GIVEN, GIVEN),
     ],
 )
 def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, first, last):

@@ -266,7 +266,7 @@ def test_settling_compresses_information_as_the_choice_did(monkeypatch, compress
     phase, _, _ = settling(monkeypatch)
     plain = ClassifierStage.proposals
     monkeypatch.setattr(
-        ClassifierStage, "proposals", lambda self, count: Consensus(plain(self, count).labels, compression)
+        ClassifierStage, "proposals", lambda self, *args: Consensus(plain(self, *args).labels, compression)
     )
     if not resumed:
         phase.candidates.setting.encode_all()

@@ -98,8 +98,9 @@ class ClassifierStage(Phase):
         """Find the labels to learn first, if there are to be any and they are not found yet."""
         if not self._proposes:
             return
-        count = self.heads.n_starts
-        found, self.compression = self.proposals(count)
+        count, gen = self.heads.n_starts, generator(0)
+        pairs = self.setting.positives(self.setting.u[1], gen)
+        found, self.compression = self.proposals(pairs, gen, count)
         order = torch.arange(count)
         if self.compression > 0:
             self.sized = count
@@ -108,7 +109,7 @@ class ClassifierStage(Phase):
             order = torch.cat([order[:-SIZED], order[:SIZED]])
         self.targets, self.told = found[order % len(found)], [0.0] * count
         if self.search:
-            pairs, k = self.setting.positives(self.setting.u[1], generator(0)), self.setting.n_clusters
+            k = self.setting.n_clusters
             self.told = [label_information(labels, pairs, k, self.compression) for labels in self.targets]
 
     def _expect_sizes(self) -> None:
@@ -243,10 +244,9 @@ class ClassifierStage(Phase):
                 return  # training fitted wrong pairs: the best of the first epoch stays
         self.chosen.take(self.heads, self.best)
 
-    def proposals(self, count: int) -> Consensus:
+    def proposals(self, pairs: Pairs, gen: torch.Generator, count: int) -> Consensus:
         """At most ``count`` labels to learn from, from the starts and from the graph; and the compression."""
-        gen, k = generator(0), self.setting.n_clusters
-        pairs = self.setting.positives(self.setting.u[1], gen)
+        k = self.setting.n_clusters
         if self.search:
             known = () if self.starts is None else consensus(self.starts.scores(), pairs, k, gen, count).labels
             return propose(pairs, k, gen, count, self.setting.compression, list(known))

@@ -49,9 +49,15 @@ class SettlingStage(ClassifierStage):
     def balance(self, progress: float) -> list[float]:
         return holds(self.setting.balance)
 
+    @property
+    def _proposes(self) -> bool:
+        return self.candidates._proposes  # no, unless a run was resumed after the candidates
+
+    def propose_once(self) -> None:
+        self.candidates.propose_once()
+
     def start(self) -> None:
         super().start()
-        self.candidates.propose_once()  # already done, unless a run was resumed after them
         self.compression = self.candidates.compression
         trained = any(torch.equal(self.head.out[0], one) for one in self.candidates.heads.out)
         if self.candidates.search and not trained:
