@@ -1,6 +1,6 @@
 """NCSC where it could break: classes of unequal size, and many seeds.
 
-    python benchmarks/robustness.py imbalance --ratio 10 --seeds 3
+    python benchmarks/robustness.py imbalance --ratio 10 --draw 0 --seeds 3
     python benchmarks/robustness.py seeds --samples 10000 --seeds 20
 
 "imbalance": class sizes fall geometrically by the ratio, from the first class to the last. "seeds": the same samples,
@@ -45,11 +45,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("imbalance", "seeds"))
     parser.add_argument("--data", default="mnist")
-    parser.add_argument("--samples", type=int, help="at most, drawn with seed 0; all by default")
+    parser.add_argument("--samples", type=int, help="at most; all by default")
     parser.add_argument("--ratio", type=float, default=10.0)
+    parser.add_argument("--draw", type=int, default=0, help="seed with which samples are drawn")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    data, rng = load_dataset(options.data), np.random.default_rng(0)
+    data, rng = load_dataset(options.data), np.random.default_rng(options.draw)
     y = np.unique(np.asarray(data.y), return_inverse=True)[1]
     k = int(y.max()) + 1
     some = unequal(y, options.ratio, rng) if options.what == "imbalance" else np.arange(len(y))
@@ -63,7 +64,9 @@ def main() -> None:
         }
         live = live_labels(torch.from_numpy(labels), k)
         seconds = round(time.perf_counter() - began, 1)
-        record = {"what": options.what, "data": options.data, "n": len(y), "seed": seed, **scores, "live": live}
+        drawn = {"what": options.what, "data": options.data, "n": len(y), "draw": options.draw}
+        drawn |= {"ratio": options.ratio} if options.what == "imbalance" else {}
+        record = drawn | {"seed": seed, **scores, "live": live}
         print(json.dumps(record | {"seconds": seconds, "sizes": sorted(np.bincount(labels).tolist())}), flush=True)
 
 
