@@ -14,7 +14,6 @@ from subspan.pairs import Pairs
 from subspan.proposals import (
     count_divisions,
     different_first,
-    left_open,
     memory_bytes,
     propose,
     shared_cells,
@@ -121,11 +120,24 @@ def test_labels_with_outliers_are_left_out_where_sizes_may_differ():
     assert accuracy(y[~alone], labels[0, ~alone]) > 0.97
 
 
-def test_share_that_is_left_open():
+def test_labels_are_compared_by_what_they_leave_open_where_sizes_may_differ():
+    """Information prefers groups of equal size; as a share of the entropy it does not."""
+    y, pairs = chain_of_halves()
+    even = propose(pairs, 6, gen(), compression=0.0).labels[0]
+    assert label_information(even, pairs, 6) > label_information(y, pairs, 6)
+    assert label_information(even, pairs, 6, UNEVEN) < label_information(y, pairs, 6, UNEVEN)
+    found = propose(pairs, 6, gen(), limit=40, compression=UNEVEN).labels
+    first = [labels for i, labels in enumerate(found) if all(accuracy(other, labels) < 0.98 for other in found[:i])]
+    shares = [label_information(labels, pairs, 6, UNEVEN) for labels in first]
+    assert len(shares) > 1
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_share_of_the_entropy_that_is_known():
     y, pairs = planted([40, 40], 0.0)
-    assert left_open(y, pairs, 2) == pytest.approx(0.0, abs=1e-12)
-    assert left_open(torch.arange(80) % 2, pairs, 2) > 0.9
-    assert left_open(torch.zeros(80, dtype=torch.int64), pairs, 2) == 1.0
+    assert label_information(y, pairs, 2, UNEVEN) == pytest.approx(1.0, abs=1e-12)
+    assert label_information(torch.arange(80) % 2, pairs, 2, UNEVEN) < 0.1
+    assert label_information(torch.zeros(80, dtype=torch.int64), pairs, 2, UNEVEN) == 0.0
 
 
 def test_cells_are_combinations_and_rare_ones_join_the_nearest():

@@ -108,8 +108,17 @@ def are_groups(labels: Tensor, k: int) -> bool:
 
 
 def label_information(labels: Tensor, pairs: Pairs, k: int, compression: float = 0.0) -> float:
-    """:func:`mutual_information` (nats) of the labels (n,) at both ends of a step of the walk."""
-    return float(mutual_information(label_flow(labels, pairs, k), compression))
+    """What the label of a sample tells about the label of its neighbour, by which labels (n,) are compared.
+
+    The mutual information (nats) of the labels at both ends of a step of the walk. With any ``compression``, where
+    sizes may differ, as a share of the entropy of the labels (Theil's uncertainty coefficient, in [0, 1]): information
+    is larger for groups of equal size because their entropy is, the share is not.
+    """
+    flow = label_flow(labels, pairs, k)
+    information, entropy = float(mutual_information(flow)), float(_entropy(flow))
+    if compression == 0:
+        return information
+    return information / entropy if entropy > 0 else 0.0
 
 
 def label_flow(labels: Tensor, pairs: Pairs, k: int) -> Tensor:
@@ -173,9 +182,14 @@ def _joint(flow: Tensor) -> Tensor:
 
 def mutual_information(flow: Tensor, compression: float = 0.0) -> Tensor:
     """``I(T; T') - compression H(T)`` in nats of the two ends of a step, from their joint distribution (m, m)."""
-    margin = flow.sum(dim=1)
-    entropy = -xlogy(margin, margin).sum()
+    entropy = _entropy(flow)
     return (xlogy(flow, flow).sum() + 2 * entropy).clamp_min(0.0) - compression * entropy
+
+
+def _entropy(flow: Tensor) -> Tensor:
+    """Entropy (nats) of the group at one end of a step."""
+    margin = flow.sum(dim=1)
+    return -xlogy(margin, margin).sum()
 
 
 def group_flow(flow: Tensor, group: Tensor, k: int) -> Tensor:

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.special import xlogy
 
 from subspan._validation import iter_slices
 from subspan.centroids import kmeans_cells
@@ -83,10 +82,12 @@ def propose(
     found, beta = _search(cells, pairs, k, gen, compression or 0.0, known), compression or 0.0
     if compression is None and k > 1:
         uneven = _search(cells[::SEEDS], pairs, k, gen, UNEVEN, known)
-        if are_groups(uneven[0], k) and left_open(uneven[0], pairs, k) < CLEARER * left_open(found[0], pairs, k):
+        open_now, open_then = (1 - label_information(way[0], pairs, k, UNEVEN) for way in (found, uneven))
+        if are_groups(uneven[0], k) and open_then < CLEARER * open_now:
             found, beta = _search(cells, pairs, k, gen, UNEVEN, [*known, *uneven]), UNEVEN
-    if beta > 0:  # outliers are the cheapest groups
-        found = [labels for labels in found if are_groups(labels, k)] or found
+    if beta > 0:
+        found = [labels for labels in found if are_groups(labels, k)] or found  # outliers are the cheapest groups
+        found.sort(key=lambda labels: -label_information(labels, pairs, k, beta))
     return Consensus(torch.stack(different_first(found, k)[:limit]), beta)
 
 
@@ -131,7 +132,7 @@ def _search(
             found.setdefault(round(value, 9), group.to(cell.device)[cell])
 
     for labels in known:
-        found.setdefault(round(label_information(labels, pairs, k, compression), 9), labels)
+        found.setdefault(round(float(mutual_information(label_flow(labels, pairs, k), compression)), 9), labels)
 
     for cell in cells:
         join(cell)
@@ -157,14 +158,6 @@ def shared_cells(labels: Tensor, limit: int) -> Tensor:
             shared += mine[:, None] == theirs
         cell[rows] = shared.argmax(dim=1)
     return cell[member]
-
-
-def left_open(labels: Tensor, pairs: Pairs, k: int) -> float:
-    """Share of the entropy of a sample's label (n,) that the label of a neighbour leaves open, in [0, 1]."""
-    flow = label_flow(labels, pairs, k)
-    margin = flow.sum(dim=1)
-    entropy = float(-xlogy(margin, margin).sum())
-    return 1 - float(mutual_information(flow)) / entropy if entropy > 0 else 1.0
 
 
 def different_first(found: Sequence[Tensor], k: int) -> list[Tensor]:

