@@ -35,7 +35,7 @@ from subspan._validation import (
 from subspan.checkpoint import Checkpoint, write_tensors
 from subspan.errors import CheckpointError, InvalidInputError
 
-FORMAT = 2  # of saved models; 2: heads hold the sizes that they expect, NCSC its gamma
+FORMAT = 3  # of saved models; 2: heads hold the sizes that they expect, NCSC its gamma; 3: scattering knows contrast
 PREDICT_BATCH = 5000
 
 

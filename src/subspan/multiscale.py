@@ -25,11 +25,13 @@ class MultiScaleScattering(Encoder):
         Code length, also of both scales.
     L : int
         Number of angles.
+    contrast : bool
+        Divide every place by its contrast, at either scale.
     generator : ignored
     """
 
     name = "multiscale-scattering"
-    options = ("n_components", "L")
+    options = ("n_components", "L", "contrast")
     trainable = False
     join: Tensor
     offset: Tensor
@@ -40,13 +42,16 @@ class MultiScaleScattering(Encoder):
         input_shape: Sequence[int],
         n_components: int = N_COMPONENTS,
         L: int = 8,
+        contrast: bool = True,
         *,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(input_shape, (n_components,))
         J = scattering_scale(*self.input_shape[1:])
-        self.L = L
-        self.scales = nn.ModuleList(ScatteringEncoder(input_shape, n_components, j, L) for j in (J - 1, J) if j > 0)
+        self.L, self.contrast = L, contrast
+        self.scales = nn.ModuleList(
+            ScatteringEncoder(input_shape, n_components, j, L, contrast) for j in (J - 1, J) if j > 0
+        )
         self.n_coefficients = sum(scale.n_coefficients for scale in self._scales)
         self.register_buffer("join", torch.zeros(n_components * len(self.scales), n_components))
         self.register_buffer("offset", torch.zeros(n_components))
@@ -92,11 +97,17 @@ class MultiScaleScattering(Encoder):
         return codes @ self.join + self.offset
 
     def config(self) -> dict[str, Any]:
-        return super().config() | {"n_components": self.n_codes, "L": self.L}
+        return super().config() | {"n_components": self.n_codes, "L": self.L, "contrast": self.contrast}
 
 
 def make_scattering(
-    input_shape: Sequence[int], n_samples: int, *, n_components: int | None = None, J: int | None = None, L: int = 8
+    input_shape: Sequence[int],
+    n_samples: int,
+    *,
+    n_components: int | None = None,
+    J: int | None = None,
+    L: int = 8,
+    contrast: bool = True,
 ) -> MultiScaleScattering | ScatteringEncoder:
     """Encoder for n_samples images: at two scales, or at the scale J where it is given.
 
@@ -107,9 +118,9 @@ def make_scattering(
     InvalidInputError
         Vectors, images below 8 x 8, or sizes that do not fit.
     """
-    single = make_scattering_encoder(input_shape, n_samples, n_components=n_components, J=J, L=L)
+    single = make_scattering_encoder(input_shape, n_samples, n_components=n_components, J=J, L=L, contrast=contrast)
     if J is not None:
         return single
     coarse = scattering_scale(*input_shape[1:])
     fewest = min(ScatteringEncoder(input_shape, 1, j, L).n_coefficients for j in (coarse - 1, coarse) if j > 0)
-    return MultiScaleScattering(input_shape, min(single.n_codes, fewest), L)
+    return MultiScaleScattering(input_shape, min(single.n_codes, fewest), L, contrast)

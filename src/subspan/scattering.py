@@ -149,15 +149,19 @@ class Scattering2D(nn.Module):
 # --- the encoder ---------------------------------------------------------------------------------------------------
 
 N_COMPONENTS = 150
-BATCH = 1024  # images whose coefficients are held at a time
+BATCH = 1024  # images that are transformed at a time
+CONTRAST = 0.1  # contrast, as a share of the usual one, below which a place is not brought to the contrast of others
 
 
 class ScatteringEncoder(Encoder):
     """Scattering coefficients, each channel scaled to unit norm, then principal components. Fitted, not trained.
 
-    The map of every scattering channel is divided by the root mean square of its norm over the data, so that higher
-    orders, which are small, count as much. Signs are fixed: the largest entry of every component is positive.
-    Components that the data do not span are zero. There is no decoder.
+    Every scattering channel is divided by its root mean square over the data, so that higher orders, which are small,
+    count as much. With ``contrast``, every place of an image is then divided by its contrast, the mean of its
+    coefficients of orders one and two, plus a tenth: divisive normalisation (Heeger 1992; Jarrett et al. 2009), after
+    which faint strokes and folds weigh as much as strong edges. The channels, scaled to equal norm, are reduced to
+    principal components. Signs are fixed: the largest entry of every component is positive. Components that the data do
+    not span are zero. There is no decoder.
 
     Parameters
     ----------
@@ -167,13 +171,15 @@ class ScatteringEncoder(Encoder):
         Code length.
     J, L : int
         See :class:`Scattering2D`.
+    contrast : bool
+        Divide every place by its contrast.
     generator : ignored
         Nothing is drawn; there for the interface.
 
     Attributes
     ----------
-    channel_norm : (c * n_channels,) float64, before scaling; explained_variance : (n_components,) float64
-    total_variance, n_seen : of the data in ``fit``; n_seen = 0 before
+    channel_norm : (c * n_channels,) float32, root mean square of every channel; explained_variance : (n_components,)
+    float64; total_variance, n_seen : of the data in ``fit``; n_seen = 0 before
     """
 
     name = "scattering"
@@ -181,7 +187,7 @@ class ScatteringEncoder(Encoder):
     offset: Tensor
     channel_norm: Tensor
     n_seen: Tensor
-    options = ("n_components", "J", "L")
+    options = ("n_components", "J", "L", "contrast")
     trainable = False
 
     def __init__(
@@ -190,10 +196,12 @@ class ScatteringEncoder(Encoder):
         n_components: int = N_COMPONENTS,
         J: int | None = None,
         L: int = 8,
+        contrast: bool = True,
         *,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(input_shape, (n_components,))
+        self.contrast = contrast
         self.scattering = Scattering2D(self.input_shape[1:], J, L)
         self.n_coefficients = self.input_shape[0] * math.prod(self.scattering.out_shape)
         if not 1 <= n_components <= self.n_coefficients:
@@ -204,7 +212,7 @@ class ScatteringEncoder(Encoder):
         self.register_buffer("projection", torch.zeros(self.n_coefficients, n_components))
         self.register_buffer("offset", torch.zeros(n_components))
         channels = self.input_shape[0] * self.scattering.n_channels
-        self.register_buffer("channel_norm", torch.zeros(channels, dtype=torch.float64))
+        self.register_buffer("channel_norm", torch.ones(channels))
         self.register_buffer("explained_variance", torch.zeros(n_components, dtype=torch.float64))
         self.register_buffer("total_variance", torch.zeros((), dtype=torch.float64))
         self.register_buffer("n_seen", torch.zeros((), dtype=torch.int64))
@@ -215,33 +223,43 @@ class ScatteringEncoder(Encoder):
             raise InvalidInputError(f"Images of shape {tuple(x.shape[1:])}: this encoder takes {self.input_shape}.")
         return self.scattering(x).flatten(1)
 
+    def normalise(self, coefficients: Tensor) -> Tensor:
+        """Coefficients (b, c * n_channels * h' * w') over the norm of their channel and the contrast of their place."""
+        maps = coefficients.unflatten(1, (len(self.channel_norm), -1)) / self.channel_norm[:, None]
+        if self.contrast:
+            edges = maps.unflatten(1, (self.input_shape[0], -1))[:, :, 1:]  # all but the means of order zero
+            maps /= edges.abs().mean(dim=(1, 2))[:, None] + CONTRAST
+        return maps.flatten(1)
+
     def encode(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, n_components), float32; raises NotFittedError before ``fit``."""
         if not int(self.n_seen):
             raise NotFittedError("This scattering encoder has no components yet: call fit on the images first.")
-        return torch.cat([self.coefficients(part) @ self.projection + self.offset for part in x.split(BATCH)])
+        return torch.cat([self._project(self.coefficients(part)) for part in x.split(BATCH)])
+
+    def _project(self, coefficients: Tensor) -> Tensor:
+        return self.normalise(coefficients) @ self.projection + self.offset
 
     def decode(self, z: Tensor) -> Tensor:
         raise NotImplementedError("Scattering codes cannot be decoded: choose an auto-encoder to reconstruct images.")
 
     def fit(self, batches: Iterable[Tensor]) -> ScatteringEncoder:
-        """Find channel norms and components in one pass over ``batches`` of (b, c, h, w); sums are in float64.
+        """Find channel norms and components of ``batches`` of (b, c, h, w), see :meth:`fit_encode`."""
+        self.fit_encode(batches)
+        return self
 
-        The split into batches does not matter, but for rounding. Above 4096 coefficients per image (and 1024 images)
-        the covariance is followed through its leading directions only: see :class:`~subspan.principal.StreamingPCA`.
+    def fit_encode(self, batches: Iterable[Tensor]) -> Tensor:
+        """Find channel norms and components, and return the codes (n, n_components) of the same images.
+
+        Holds the coefficients of all images meanwhile, 4 n n_coefficients bytes (20,000 of 28 x 28: 156 MB); sums are
+        in float64. The split into batches does not matter, but for rounding. Above 4096 coefficients per image (and
+        1024 images) the covariance is followed through its leading directions only: see
+        :class:`~subspan.principal.StreamingPCA`.
 
         Raises
         ------
         InvalidInputError
             Fewer than two images, or images of another shape.
-        """
-        self._fit(self.coefficients(part) for batch in batches for part in batch.split(BATCH))
-        return self
-
-    def fit_encode(self, batches: Iterable[Tensor]) -> Tensor:
-        """``fit``, and the codes (n, n_components) of the same images without a second transform.
-
-        Holds the coefficients of all images meanwhile, 4 n n_coefficients bytes (70,000 of 28 x 28: 547 MB).
         """
         return self.fit_encode_coefficients(
             [self.coefficients(part) for batch in batches for part in batch.split(BATCH)]
@@ -249,34 +267,50 @@ class ScatteringEncoder(Encoder):
 
     def fit_encode_coefficients(self, kept: list[Tensor]) -> Tensor:
         """``fit_encode`` from blocks of :meth:`coefficients`, of at most 1024 images each."""
-        self._fit(kept)
-        return torch.cat([part @ self.projection + self.offset for part in kept])
-
-    def _fit(self, blocks: Iterable[Tensor]) -> None:
+        n = sum(map(len, kept))
+        if n < 2:
+            raise InvalidInputError(f"Principal components need at least 2 images, not {n}: give more data.")
+        self._fit_channels(kept)
         pca = StreamingPCA(self.n_coefficients, len(self.channel_norm), self.n_codes, self.projection.device)
-        for block in blocks:
-            pca.add(block.cpu().numpy())
+        for block in kept:
+            pca.add(self.normalise(block).cpu().numpy())
         pca.flush()
-        if pca.n < 2:
-            raise InvalidInputError(f"Principal components need at least 2 images, not {pca.n}: give more data.")
         variances, directions = pca.components(self.n_codes)
         projection = directions * pca.scale()[:, None]
         for name, array in (
             ("projection", projection),
             ("offset", -pca.mean @ projection),
-            ("channel_norm", pca.group_norm()),
             ("explained_variance", variances),
             ("total_variance", pca.total_variance()),
             ("n_seen", pca.n),
         ):
             getattr(self, name).copy_(torch.as_tensor(array))
+        return torch.cat([self._project(block) for block in kept])
+
+    def _fit_channels(self, blocks: list[Tensor]) -> None:
+        """Root mean square of every channel; 1 where it is always zero."""
+        maps = [block.unflatten(1, (len(self.channel_norm), -1)) for block in blocks]
+        squares = sum(part.square().mean(dim=2).sum(dim=0, dtype=torch.float64) for part in maps)
+        norm = (squares / sum(map(len, maps))).sqrt()
+        self.channel_norm.copy_(torch.where(norm > 0, norm, 1.0))
 
     def config(self) -> dict[str, Any]:
-        return super().config() | {"n_components": self.n_codes, "J": self.scattering.J, "L": self.scattering.L}
+        return super().config() | {
+            "n_components": self.n_codes,
+            "J": self.scattering.J,
+            "L": self.scattering.L,
+            "contrast": self.contrast,
+        }
 
 
 def make_scattering_encoder(
-    input_shape: Sequence[int], n_samples: int, *, n_components: int | None = None, J: int | None = None, L: int = 8
+    input_shape: Sequence[int],
+    n_samples: int,
+    *,
+    n_components: int | None = None,
+    J: int | None = None,
+    L: int = 8,
+    contrast: bool = True,
 ) -> ScatteringEncoder:
     """Encoder for n_samples images: 150 components, or fewer where there are fewer than 300 images (one per two).
 
@@ -293,7 +327,7 @@ def make_scattering_encoder(
     encoder = ScatteringEncoder(input_shape, n_components or 1, J, L)
     if n_components is None:
         n_components = min(N_COMPONENTS, encoder.n_coefficients, max(1, n_samples // 2))
-    return ScatteringEncoder(input_shape, n_components, J, L)
+    return ScatteringEncoder(input_shape, n_components, J, L, contrast)
 
 
 def build_scattering_encoder(*, name: str = "scattering", **config: Any) -> ScatteringEncoder:

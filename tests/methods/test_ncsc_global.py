@@ -41,15 +41,31 @@ def test_a_sample_is_clustered_and_the_rest_predicted(tmp_path):
     assert evaluate(y, model.predict(mapped))["acc"] > 0.97
 
 
-def test_images_get_the_codes_with_the_clearest_clusters_and_vectors_stay_as_they_are():
+def test_images_get_the_codes_with_the_clearest_clusters():
     X = digits(300)
     images = NCSC(10, **FAST).fit(X)
-    assert set(images.encoder_scores_) == {"scattering", "identity"}
+    assert set(images.encoder_scores_) == {"scattering", "plain-scattering", "identity"}
     best = max(images.encoder_scores_, key=lambda name: images.encoder_scores_[name])
-    assert images.encoder_.name == {"scattering": "multiscale-scattering"}.get(best, best)
-    named = NCSC(10, **FAST, encoder="scattering").fit(X)
-    assert isinstance(named.encoder_, MultiScaleScattering)
-    assert named.encoder_scores_ == {}
+    assert images.encoder_.name == (best if best == "identity" else "multiscale-scattering")
+    for name in ("scattering", "plain-scattering"):
+        named = NCSC(10, **FAST, encoder=name).fit(X)
+        assert isinstance(named.encoder_, MultiScaleScattering)
+        assert named.encoder_.contrast == (name == "scattering")
+        assert named.encoder_scores_ == {}
+
+
+@pytest.mark.parametrize("name", ["scattering", "plain-scattering", "identity"])
+def test_the_encoder_that_was_chosen_is_used(monkeypatch, name):
+    monkeypatch.setattr(
+        "subspan.methods.ncsc.choose_encoder", lambda samples, found, *_: (name, dict.fromkeys(found, 0.0))
+    )
+    encoder = NCSC(10, **FAST).fit(digits(300)).encoder_
+    assert encoder.name == (name if name == "identity" else "multiscale-scattering")
+    assert getattr(encoder, "contrast", None) == {"scattering": True, "plain-scattering": False}.get(name)
+
+
+def test_vectors_and_tiny_images_stay_as_they_are():
+    X = digits(300)
     vectors = NCSC(10, **FAST).fit(X.reshape(300, -1))
     assert vectors.encoder_.name == "identity"
     assert vectors.encoder_scores_ == {}
@@ -306,7 +322,7 @@ def test_proposals_are_searched_for_and_what_starts_agree_on_takes_part(monkeypa
 
 
 def test_labels_that_are_no_groups_are_not_chosen_where_sizes_may_differ(monkeypatch):
-    """Outliers are the cheapest groups, so those labels hold most compressed information."""
+    """Outliers are the cheapest groups, so labels with some leave least open."""
     X, _ = planted(k=4, n=200)
     even = torch.arange(200) % 4
     outlier = torch.where(torch.arange(200) < 3, torch.arange(200), 3)

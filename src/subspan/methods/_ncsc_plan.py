@@ -41,6 +41,7 @@ RATES = {
     "collaboration": 1e-3,  # the head in the last stage
 }
 COMPRESSION = {"auto": None, "uniform": 0.0, "uneven": UNEVEN}  # by prior, see subspan.merging
+SCATTERING = {"scattering": {"contrast": True}, "plain-scattering": {"contrast": False}}  # encoders of images
 MAX_PIXELS = 4096  # numbers per image up to which pixels may be the codes
 CANDIDATES = 6  # proposals that are trained on
 SAMPLES_PER_CLUSTER = 20  # the starts have more than k clusters only with so many samples for each
@@ -70,7 +71,7 @@ def check_parameters(p: Mapping[str, Any]) -> None:
     InvalidInputError
     """
     check_choice("recipe", p["recipe"], tuple(AUTO))
-    check_choice("encoder", p["encoder"], ("auto", "scattering", *ENCODERS))
+    check_choice("encoder", p["encoder"], ("auto", *SCATTERING, *ENCODERS))
     check_choice("head", p["head"], ("auto", "conv", "mlp"))
     if p["head_width"] is not None:
         check_integer("head_width", p["head_width"], 1)
@@ -133,7 +134,7 @@ def _check_augmentation(augmentation: Any) -> None:
 
 def fixed_encoders(shape: tuple[int, ...], n: int) -> dict[str, Encoder]:
     """Encoders without training for n images of shape (c, h, w), by name: scattering and, if they are few, pixels."""
-    encoders: dict[str, Encoder] = {"scattering": make_scattering(shape, n)}
+    encoders: dict[str, Encoder] = {name: make_scattering(shape, n, **how) for name, how in SCATTERING.items()}
     if math.prod(shape) <= MAX_PIXELS:
         encoders["identity"] = IdentityEncoder(shape)
     return encoders

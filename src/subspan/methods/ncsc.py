@@ -47,6 +47,7 @@ from subspan.methods._ncsc_plan import (
     MAX_PIXELS,
     RATES,
     SAMPLES_PER_CLUSTER,
+    SCATTERING,
     algorithm_1,
     automatic,
     check_memory,
@@ -84,10 +85,10 @@ class NCSC(Clusterer):
     recipe : {"global", "paper"}
         "global" takes positive pairs from the self-expression of all samples by all others; "paper" is Algorithm 1,
         batch by batch. Parameters that are "auto" follow the recipe.
-    encoder : {"auto", "scattering", "conv", "residual", "preact-residual", "mlp", "identity"}
-        "auto": "identity" for vectors (embeddings); for images "conv" (paper), or of "scattering" and "identity" the
-        one whose neighbourhoods fall more clearly into k clusters (global), see
-        :func:`subspan.selection.choose_encoder`.
+    encoder : {"auto", "scattering", "plain-scattering", "conv", "residual", "preact-residual", "mlp", "identity"}
+        "auto": "identity" for vectors (embeddings); for images "conv" (paper), or of "scattering" (every place divided
+        by its contrast), "plain-scattering" and "identity" the one whose neighbourhoods fall most clearly into k
+        clusters (global), see :func:`subspan.selection.choose_encoder`.
     encoder_options : dict, optional
         Sizes, see :func:`subspan.encoders.make_encoder`.
     head : {"auto", "conv", "mlp"}
@@ -326,8 +327,8 @@ class NCSC(Clusterer):
         name, options = name or self.encoder, self.encoder_options or {}
         if name == "auto" and self.recipe == "global" and samples.kind == "image":
             name = "scattering" if min(samples.shape[1:]) >= MIN_SIDE else "identity"
-        if name == "scattering":
-            return make_scattering(samples.shape, samples.n, **options)
+        if name in SCATTERING:
+            return make_scattering(samples.shape, samples.n, **(SCATTERING[name] | options))
         return make_encoder(name, samples.shape, self.n_clusters, generator(seed, 1), **options)
 
     def predict_proba(self, X) -> np.ndarray:
