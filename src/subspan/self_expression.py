@@ -216,6 +216,8 @@ class LearnedSelfExpression(SelfExpression):
         Relative ridge weight, see :func:`ridge_weight`.
     memory_limit : int, optional
         Bytes that training the coefficients may take; by default the memory that is available now.
+    zero_diagonal : bool
+        False: the diagonal is learned like every other entry.
 
     Raises
     ------
@@ -225,17 +227,20 @@ class LearnedSelfExpression(SelfExpression):
         Coefficients, gradients and the optimiser's moments would exceed ``memory_limit``.
     """
 
-    def __init__(self, batch_sizes: Sequence[int], gamma: float, memory_limit: int | None = None):
+    def __init__(
+        self, batch_sizes: Sequence[int], gamma: float, memory_limit: int | None = None, *, zero_diagonal: bool = True
+    ):
         super().__init__(gamma)
+        self.zero_diagonal = zero_diagonal
         if len(batch_sizes) == 0 or min(batch_sizes) < 1:
             raise InvalidInputError(f"batch_sizes is {list(batch_sizes)}; give at least one size, each at least 1.")
         _check_memory(batch_sizes, available_bytes() if memory_limit is None else memory_limit)
         self.weights = nn.ParameterList(
-            nn.Parameter(torch.full((size, size), _INITIAL_COEFFICIENT).fill_diagonal_(0.0)) for size in batch_sizes
+            nn.Parameter(self._masked(torch.full((size, size), _INITIAL_COEFFICIENT))) for size in batch_sizes
         )
 
     def coefficients(self, Z: Tensor, batch: int = 0) -> Tensor:
-        """Learned ``C`` of shape (n, n) of one batch, diagonal masked; the values of ``Z`` are not used.
+        """Learned ``C`` of shape (n, n) of one batch, diagonal masked if asked; the values of ``Z`` are not used.
 
         Raises
         ------
@@ -249,7 +254,10 @@ class LearnedSelfExpression(SelfExpression):
             raise InvalidInputError(
                 f"batch {batch} has {len(weight)} samples but {len(Z)} codes came; keep the batches fixed."
             )
-        return weight.clone().fill_diagonal_(0.0)
+        return self._masked(weight.clone())
+
+    def _masked(self, C: Tensor) -> Tensor:
+        return C.fill_diagonal_(0.0) if self.zero_diagonal else C
 
     def terms(self, Z: Tensor, batch: int = 0) -> tuple[Tensor, Tensor]:
         """Both terms of Eq. 9 from the dense ``C``."""

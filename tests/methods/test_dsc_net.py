@@ -64,6 +64,16 @@ def test_fixed_codes_lead_to_the_closed_form(lambda_1, lambda_2):
     assert abs(expected).max() > 0.1
 
 
+def test_a_free_diagonal_leads_to_the_ridge_without_the_constraint():
+    X = np.random.default_rng(0).normal(size=(20, 6))
+    options = {"lambda_coefficients": 0.5, "lambda_expression": 2.0, "epochs": {"self_expression": 8000}}
+    model = DSCNet(2, random_state=0, zero_diagonal=False, **options).fit(X)
+    Z = model.transform(X).astype(float)
+    expected = np.linalg.solve(Z @ Z.T + np.eye(20) / 3, Z @ Z.T)  # rho = 2 lambda_1 / (1 + lambda_2)
+    np.testing.assert_allclose(model.coefficients_, expected, atol=4e-3)
+    assert np.diag(model.coefficients_).min() > 0.0
+
+
 def test_fixed_codes_lead_to_the_lasso_in_the_other_norm():
     """The objective is near the minimum that SSC's solver certifies; zeros of C are only steps of Adam small."""
     X = np.random.default_rng(1).normal(size=(20, 6))

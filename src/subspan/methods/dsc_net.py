@@ -127,6 +127,10 @@ class DSCNet(SelfExpressiveClusterer):
         lambda_1.
     lambda_expression : float, optional
         lambda_2; ``10 ** (n_clusters / 10 - 3)`` by default.
+    zero_diagonal : bool
+        The constraint diag(C) = 0 of the paper. False learns the diagonal too: the trace of C is then positive, and
+        ``subspace_dim``, which takes eigenvalues by modulus, no longer takes as many negative ones as positive ones.
+        Only with few epochs, since C = I is the best expression of all.
     normalize : bool
         Self-expression of codes of unit length; the paper takes the codes as they are.
     encoder : {"auto", "conv", "residual", "preact-residual", "mlp", "identity"}
@@ -149,6 +153,7 @@ class DSCNet(SelfExpressiveClusterer):
     norm: Literal["l1", "l2"] = "l2"
     lambda_coefficients: float = 1.0
     lambda_expression: float | None = None
+    zero_diagonal: bool = True
     encoder: str = "auto"
     encoder_options: dict[str, Any] | None = None
     batch_size: int = 256
@@ -168,7 +173,9 @@ class DSCNet(SelfExpressiveClusterer):
 
     def _represent(self, samples: Samples, rows: np.ndarray, seed: int) -> Tensor:
         encoder = self._network(samples.shape, generator(seed, 2)).to(self._device)
-        layer = LearnedSelfExpression([len(rows)], gamma=0.0, memory_limit=self.memory_limit).to(self._device)
+        layer = LearnedSelfExpression(
+            [len(rows)], gamma=0.0, memory_limit=self.memory_limit, zero_diagonal=self.zero_diagonal
+        ).to(self._device)
         outcome = train(
             self._phases(samples, rows, encoder, layer),
             {"encoder": encoder, "layer": layer},
