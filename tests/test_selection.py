@@ -13,6 +13,8 @@ from subspan.encoders import IdentityEncoder
 from subspan.methods._ncsc_plan import fixed_encoders
 from subspan.neighbours import GlobalSelfExpression
 from subspan.pairs import Pairs
+from subspan.pretraining import encode, encode_each
+from subspan.scattering import ScatteringEncoder
 from subspan.selection import GAMMAS, association, choose_encoder, choose_gamma
 
 
@@ -61,6 +63,21 @@ def test_scattering_is_chosen_for_digits():
     name, scores = choose_encoder(samples, fixed_encoders(samples.shape, samples.n), 10, 10, torch.device("cpu"))
     assert set(scores) == {"scattering", "plain-scattering", "identity"}
     assert name == "scattering"
+
+
+def test_scattering_is_computed_once_for_all_encoders(monkeypatch):
+    samples = check_samples(load_digits().images[:200])
+    encoders, seen = fixed_encoders(samples.shape, samples.n), []
+    others = fixed_encoders(samples.shape, samples.n)
+    alone = {name: encode(samples, encoder, torch.device("cpu")) for name, encoder in others.items()}
+    plain = ScatteringEncoder.coefficients
+    monkeypatch.setattr(ScatteringEncoder, "coefficients", lambda self, x: seen.append(len(x)) or plain(self, x))
+    together = dict(encode_each(samples, encoders, torch.device("cpu")))
+    assert sum(seen) == 200 * len(encoders["scattering"].scales)
+    assert list(together) == list(encoders) == ["scattering", "plain-scattering", "identity"]
+    for name, codes in together.items():
+        assert torch.equal(codes, alone[name])
+    assert not torch.allclose(together["scattering"], together["plain-scattering"], atol=1e-2)
 
 
 def test_pixels_are_chosen_for_subspaces_of_images():

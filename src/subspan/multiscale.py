@@ -78,11 +78,19 @@ class MultiScaleScattering(Encoder):
         InvalidInputError
             Fewer than two images, or images of another shape.
         """
+        return self.fit_encode_coefficients(self.coefficients(batches))
+
+    def coefficients(self, batches: Iterable[Tensor]) -> list[list[Tensor]]:
+        """Raw scattering coefficients at each scale, in blocks of images; they do not depend on ``contrast``."""
         kept: list[list[Tensor]] = [[] for _ in self.scales]
         for batch in batches:
             for part in batch.split(BATCH):
                 for scale, blocks in zip(self._scales, kept, strict=True):
                     blocks.append(scale.coefficients(part))
+        return kept
+
+    def fit_encode_coefficients(self, kept: list[list[Tensor]]) -> Tensor:
+        """``fit_encode`` from :meth:`coefficients`."""
         codes = torch.cat(
             [scale.fit_encode_coefficients(blocks) for scale, blocks in zip(self._scales, kept, strict=True)], dim=1
         )

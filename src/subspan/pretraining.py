@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -63,6 +63,25 @@ def encode(samples: Samples, encoder: Encoder, device: torch.device) -> Tensor:
     for part in parts:
         codes[part] = encoder.encode(samples.batch(part).to(device))
     return codes
+
+
+def encode_each(
+    samples: Samples, encoders: Mapping[str, Encoder], device: torch.device
+) -> Iterator[tuple[str, Tensor]]:
+    """Names and codes (n, d) of several encoders that need no training, on the device; fitted here if need be.
+
+    Scattering at two scales is computed once for all encoders of the same number of angles.
+    """
+    kept: dict[int, list[list[Tensor]]] = {}
+    for name, encoder in encoders.items():
+        encoder = encoder.to(device)
+        if isinstance(encoder, MultiScaleScattering):
+            if encoder.L not in kept:
+                batches = (samples.batch(rows).to(device) for rows in torch.arange(samples.n).split(ENCODE_BATCH))
+                kept[encoder.L] = encoder.coefficients(batches)
+            yield name, encoder.fit_encode_coefficients(kept[encoder.L])
+        else:
+            yield name, encode(samples, encoder, device)
 
 
 def restore_encoder(*, name: str, **config: Any) -> Encoder:

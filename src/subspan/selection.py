@@ -19,7 +19,7 @@ from subspan._validation import Samples
 from subspan.encoders import Encoder
 from subspan.neighbours import GlobalSelfExpression
 from subspan.pairs import Pairs
-from subspan.pretraining import encode
+from subspan.pretraining import encode_each
 from subspan.spectral import spectral_embedding
 
 SAMPLES = 5000  # that are looked at
@@ -68,8 +68,7 @@ def choose_encoder(
     """
     some = samples.subset(_some(samples.n))
     scores = {}
-    for name, encoder in encoders.items():
-        z = encode(some, encoder.to(device), device)
+    for name, z in encode_each(some, encoders, device):
         gamma, values = choose_gamma(normalize(z - z.mean(dim=0), dim=1), k, m)
         scores[name] = values[gamma]
     return max(scores, key=lambda name: scores[name]), scores
