@@ -39,6 +39,7 @@ ABLATIONS: dict[str, dict[str, dict]] = {
             "n_starts": 0,
             "epochs": {"settling": 8, "collaboration": 0},
         },
+        "codes not divided by contrast": {"encoder": "plain-scattering"},
         "pixels as codes": {"encoder": "identity"},
         "gamma = 1": {"gamma": 1.0},
         "gamma = 100": {"gamma": 100.0},
