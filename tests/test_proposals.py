@@ -120,17 +120,15 @@ def test_labels_with_outliers_are_left_out_where_sizes_may_differ():
     assert accuracy(y[~alone], labels[0, ~alone]) > 0.97
 
 
-def test_labels_are_compared_by_what_they_leave_open_where_sizes_may_differ():
+def test_labels_are_compared_by_what_they_leave_open_where_sizes_may_differ(monkeypatch):
     """Information prefers groups of equal size; as a share of the entropy it does not."""
     y, pairs = chain_of_halves()
     even = propose(pairs, 6, gen(), compression=0.0).labels[0]
     assert label_information(even, pairs, 6) > label_information(y, pairs, 6)
     assert label_information(even, pairs, 6, UNEVEN) < label_information(y, pairs, 6, UNEVEN)
-    found = propose(pairs, 6, gen(), limit=40, compression=UNEVEN).labels
-    first = [labels for i, labels in enumerate(found) if all(accuracy(other, labels) < 0.98 for other in found[:i])]
-    shares = [label_information(labels, pairs, 6, UNEVEN) for labels in first]
-    assert len(shares) > 1
-    assert shares == sorted(shares, reverse=True)
+    monkeypatch.setattr(proposals, "_search", lambda *_: [even, y])  # in the order of another number
+    assert torch.equal(propose(pairs, 6, gen(), compression=UNEVEN).labels[0], y)
+    assert torch.equal(propose(pairs, 6, gen(), compression=0.0).labels[0], even)
 
 
 def test_share_of_the_entropy_that_is_known():
