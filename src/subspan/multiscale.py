@@ -109,26 +109,21 @@ class MultiScaleScattering(Encoder):
 
 
 def make_scattering(
-    input_shape: Sequence[int],
-    n_samples: int,
-    *,
-    n_components: int | None = None,
-    J: int | None = None,
-    L: int = 8,
-    contrast: bool = True,
+    input_shape: Sequence[int], n_samples: int, *, J: int | None = None, **options: Any
 ) -> MultiScaleScattering | ScatteringEncoder:
     """Encoder for n_samples images: at two scales, or at the scale J where it is given.
 
-    The code length is 150, or less where there are fewer than 300 images (one component per two).
+    The code length is 150, or less where there are fewer than 300 images (one component per two). ``options`` are those
+    of :func:`~subspan.scattering.make_scattering_encoder`.
 
     Raises
     ------
     InvalidInputError
         Vectors, images below 8 x 8, or sizes that do not fit.
     """
-    single = make_scattering_encoder(input_shape, n_samples, n_components=n_components, J=J, L=L, contrast=contrast)
+    single = make_scattering_encoder(input_shape, n_samples, J=J, **options)
     if J is not None:
         return single
-    coarse = scattering_scale(*input_shape[1:])
+    coarse, L = single.scattering.J, single.scattering.L
     fewest = min(ScatteringEncoder(input_shape, 1, j, L).n_coefficients for j in (coarse - 1, coarse) if j > 0)
-    return MultiScaleScattering(input_shape, min(single.n_codes, fewest), L, contrast)
+    return MultiScaleScattering(input_shape, min(single.n_codes, fewest), L, single.contrast)

@@ -68,9 +68,9 @@ def encode(samples: Samples, encoder: Encoder, device: torch.device) -> Tensor:
 def encode_each(
     samples: Samples, encoders: Mapping[str, Encoder], device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
-    """Names and codes (n, d) of several encoders that need no training, on the device; fitted here if need be.
+    """Names and codes (n, d) of several encoders that need no training, on the device; they are fitted to all samples.
 
-    Scattering at two scales is computed once for all encoders of the same number of angles.
+    Scattering at two scales is computed once for all encoders of the same number of angles, and held meanwhile.
     """
     kept: dict[int, list[list[Tensor]]] = {}
     for name, encoder in encoders.items():

@@ -290,7 +290,7 @@ class ScatteringEncoder(Encoder):
     def _fit_channels(self, blocks: list[Tensor]) -> None:
         """Root mean square of every channel; 1 where it is always zero."""
         maps = [block.unflatten(1, (len(self.channel_norm), -1)) for block in blocks]
-        squares = sum(part.square().mean(dim=2).sum(dim=0, dtype=torch.float64) for part in maps)
+        squares = sum(part.square().mean(dim=2, dtype=torch.float64).sum(dim=0) for part in maps)
         norm = (squares / sum(map(len, maps))).sqrt()
         self.channel_norm.copy_(torch.where(norm > 0, norm, 1.0))
 
