@@ -99,8 +99,9 @@ def test_steps_equal_a_plain_adam_loop():
             (loss + 0.5 * other.head.square().sum()).backward()
             optimizer.param_groups[0]["lr"] = 0.1 * (1 - (epoch + b / 3) / 4)
             optimizer.step()
-    assert torch.equal(module.weight, other.weight)
-    assert torch.equal(module.head, other.head)
+    # not bit by bit: the fused Adam of a phase rounds otherwise than the plain one on some processors
+    torch.testing.assert_close(module.weight, other.weight, rtol=1e-6, atol=0)
+    torch.testing.assert_close(module.head, other.head, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(
