@@ -12,6 +12,7 @@ from subspan import accuracy, proposals
 from subspan.merging import UNEVEN, are_groups, label_information
 from subspan.pairs import Pairs
 from subspan.proposals import (
+    MILD,
     count_divisions,
     different_first,
     memory_bytes,
@@ -77,13 +78,13 @@ def test_known_labels_take_part(monkeypatch):
     assert torch.equal(propose(pairs, 4, gen(), compression=0.0, known=[y]).labels[0], y)
 
 
-def chain_of_halves():
-    """One class of 300 in two halves, joined by a tenth of its steps, and five of 60 with a few steps between."""
+def chain_of_halves(share=0.04):
+    """One class of 300 in two halves, joined by a share of its steps, and five of 60 with a few steps between."""
     y, pairs = planted([150, 150, 60, 60, 60, 60, 60], 0.0)
     rng, rows, partners = np.random.default_rng(1), pairs.rows(), pairs.partners.clone()
-    for a, b, share in ((0, 1, 0.1), (1, 0, 0.1), (2, 3, 0.02), (3, 4, 0.02), (4, 5, 0.02), (5, 6, 0.02)):
+    for a, b, part in ((0, 1, share), (1, 0, share), (2, 3, 0.02), (3, 4, 0.02), (4, 5, 0.02), (5, 6, 0.02)):
         members = (y == b).nonzero().ravel().numpy()
-        leave = (y[rows] == a) & torch.from_numpy(rng.random(len(rows)) < share)
+        leave = (y[rows] == a) & torch.from_numpy(rng.random(len(rows)) < part)
         partners[leave] = torch.from_numpy(rng.choice(members, int(leave.sum())))
     return torch.where(y == 1, 0, y - (y > 1).long()), Pairs(pairs.offsets, partners, pairs.weights)
 
@@ -101,13 +102,33 @@ def test_sizes_differ_where_that_leaves_far_less_open(compression):
 def test_sizes_stay_equal_without_a_reason(constant, monkeypatch):
     pairs = chain_of_halves()[1]
     even = propose(pairs, 6, gen(), compression=0.0)
+    mild = MILD * label_information(even.labels[0], pairs, 6, UNEVEN)
+    expected = propose(pairs, 6, gen(), compression=mild)
     if constant == "groups":
         monkeypatch.setattr(proposals, "are_groups", lambda *_: False)
     else:
         monkeypatch.setattr(proposals, "CLEARER", 0.2)
     labels, used = propose(pairs, 6, gen())
-    assert used == 0.0
-    assert torch.equal(labels, even.labels)
+    assert used == pytest.approx(mild)
+    assert accuracy(expected.labels[0], labels[0]) == 1
+
+
+def test_a_large_class_is_not_halved_where_its_halves_touch():
+    """Without any compression it is: two groups of 150 have more entropy than one of 300."""
+    y, pairs = chain_of_halves(0.1)
+    assert accuracy(y, propose(pairs, 6, gen(), compression=0.0).labels[0]) < 0.95
+    labels, used = propose(pairs, 6, gen())
+    assert 0.3 < used < MILD
+    assert accuracy(y, labels[0]) > 0.99
+
+
+def test_pairs_that_tell_little_compress_little():
+    """With a weight above I / H one group of everything would be worth most."""
+    pairs = planted([60] * 4, 0.55)[1]
+    labels, used = propose(pairs, 4, gen())
+    assert 0.02 < used < 0.2
+    assert are_groups(labels[0], 4)
+    assert not are_groups(propose(pairs, 4, gen(), compression=0.4).labels[0], 4)
 
 
 def test_labels_with_outliers_are_left_out_where_sizes_may_differ():
@@ -129,6 +150,12 @@ def test_labels_are_compared_by_what_they_leave_open_where_sizes_may_differ(monk
     monkeypatch.setattr(proposals, "_search", lambda *_: [even, y])  # in the order of another number
     assert torch.equal(propose(pairs, 6, gen(), compression=UNEVEN).labels[0], y)
     assert torch.equal(propose(pairs, 6, gen(), compression=0.0).labels[0], even)
+
+
+def test_information_less_a_part_of_the_entropy():
+    y, pairs = planted([40, 40], 0.0)
+    assert label_information(y, pairs, 2) == pytest.approx(np.log(2), abs=1e-12)
+    assert label_information(y, pairs, 2, 0.4) == pytest.approx(0.6 * np.log(2), abs=1e-12)
 
 
 def test_share_of_the_entropy_that_is_known():

@@ -43,7 +43,8 @@ ITERATIONS, MOST = 25, 2000  # of k-means, and samples of each cell that it sees
 RANDOM_BEGINNINGS = 2  # of joining the cells of one division
 KEPT = 2  # groupings of one division
 ROUNDS, PARENTS = 3, (3, 5, 8)  # of recombination, and how many of the best groupings meet
-CLEARER = 0.75  # uneven groups leave at most this share of what even ones leave open, see propose
+MILD = 0.45  # compression where nothing is known about sizes, as a share of what labels tell: see propose
+CLEARER = 0.75  # uneven groups leave at most this share of what others leave open, see propose
 DIFFERENT = 0.02  # share of the samples by which proposals should differ
 
 
@@ -66,9 +67,11 @@ def propose(
     gen : torch.Generator
     limit : int
     compression : float, optional
-        Weight of the entropy of the groups, see :mod:`subspan.merging`. None: zero, unless labels found with 0.85 are
-        k groups without outliers and far clearer. What counts is the share of a label's entropy that the label of a
-        neighbour leaves open, ``1 - I(T; T') / H(T)``: it must be below 0.75 of that of the best labels with zero.
+        Weight of the entropy of the groups, see :mod:`subspan.merging`. None: 0.45 I / H of the best labels of no
+        compression, so that to divide a class has to tell, for each nat of entropy, at least 0.45 of what labels tell
+        on average; or 0.85, if labels found with it are k groups without outliers and far clearer. What counts is the
+        share of a label's entropy that the label of a neighbour leaves open, ``1 - I(T; T') / H(T)``: it must be below
+        0.75 of that of the best labels with the milder weight.
     known : sequence of Tensors of shape (n,)
         Labels found elsewhere, which take part.
 
@@ -79,7 +82,10 @@ def propose(
         information, then others.
     """
     cells = list(spectral_cells(pairs, k, gen))
-    found, beta = _search(cells, pairs, k, gen, compression or 0.0, known), compression or 0.0
+    beta = compression or 0.0
+    if compression is None and k > 1:
+        beta = MILD * label_information(_search(cells[::SEEDS], pairs, k, gen, 0.0, known)[0], pairs, k, UNEVEN)
+    found = _search(cells, pairs, k, gen, beta, known)
     if compression is None and k > 1:
         uneven = _search(cells[::SEEDS], pairs, k, gen, UNEVEN, known)
         open_now, open_then = (1 - label_information(way[0], pairs, k, UNEVEN) for way in (found, uneven))
@@ -87,6 +93,7 @@ def propose(
             found, beta = _search(cells, pairs, k, gen, UNEVEN, [*known, *uneven]), UNEVEN
     if beta > 0:
         found = [labels for labels in found if are_groups(labels, k)] or found  # outliers are the cheapest groups
+    if beta >= UNEVEN:
         found.sort(key=lambda labels: -label_information(labels, pairs, k, beta))
     return Consensus(torch.stack(different_first(found, k)[:limit]), beta)
 

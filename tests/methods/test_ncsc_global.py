@@ -12,7 +12,7 @@ from subspan.augment import augment
 from subspan.encoders import make_encoder
 from subspan.errors import InvalidInputError
 from subspan.merging import UNEVEN, Consensus, are_groups
-from subspan.methods._ncsc_classifiers import ClassifierStage, head_scores
+from subspan.methods._ncsc_classifiers import ClassifierStage, Worth, head_scores
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
 from subspan.methods._ncsc_settling import SettlingStage
 from subspan.multiscale import MultiScaleScattering
@@ -353,11 +353,11 @@ def test_what_was_searched_for_by_information_is_chosen_by_it(monkeypatch, searc
 
     def monitor(self):
         if self.targets is not None:
-            self.told = [float(labels.float().var()) for labels in self.targets]
+            self.told = [(float(labels.float().var()), 0.0) for labels in self.targets]
         record = plain(self)
         if self.targets is not None:
             now = torch.tensor([self.information(one) for one in self.scores()])
-            both = now + torch.tensor(self.told)
+            both = now + torch.tensor(self.told)[:, 0]
             seen.append((record["start"], int(both.argmax()), int(now.argmin())))
         return record
 
@@ -380,6 +380,7 @@ UNEVEN_SIZES = [0.7, 0.1, 0.1, 0.1]
     ("prior", "compression", "first", "last"),
     [
         ("auto", 0.0, EVEN, UNEVEN_SIZES),
+        ("auto", 0.4, EVEN, UNEVEN_SIZES),
         ("auto", 0.85, UNEVEN_SIZES, UNEVEN_SIZES),
         ("uniform", 0.0, EVEN, EVEN),
         ([1.0, 1.0, 1.0, 5.0], 0.0, GIVEN, GIVEN),
@@ -406,7 +407,7 @@ def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, first
     model = NCSC(4, prior=prior, **UNSETTLED).fit(planted(k=4, n=200)[0])
     expected, targets = seen[-1]
     torch.testing.assert_close(expected, torch.tensor([first] * 4 + [last] * 2))
-    twice = prior == "auto" and compression == 0
+    twice = prior == "auto" and compression < UNEVEN
     assert torch.equal(targets, others[[0, 1, 2, 3, 0, 1]] if twice else others)
     assert any(torch.allclose(model.head_.prior[0], one) for one in expected)  # the chosen one keeps its own
     assert set(asked) == {None if prior == "auto" else 0.0}
@@ -417,15 +418,25 @@ def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, first
     [
         ([2.0, 2.1, 2.0], [1.0, 1.05, 1.1], 0, [True] * 3, 1),  # both count
         ([2.0, 2.1, 2.0], [1.0, 1.05, 1.1], 0, [True, False, True], 2),  # outliers do not
-        ([2.0, 2.0, 2.0], [1.0, 1.001, 1.002], 1, [True] * 3, 1),  # sizes of their own must tell clearly more
+        ([2.0, 2.0, 2.0], [1.001, 1.0, 1.002], 1, [True] * 3, 0),  # sizes of their own must tell clearly more
         ([2.0, 2.0, 2.0], [1.0, 1.001, 1.02], 1, [True] * 3, 2),
-        ([2.0, 2.0, 2.0], [1.0, 1.001, 1.002], 3, [True] * 3, 2),  # unless all have them
+        ([2.0, 2.0, 2.0], [1.001, 1.0, 1.002], 3, [True] * 3, 2),  # unless all have them
+        ([2.0, 2.5, 2.0, 2.5], [1.0, 1.1, 1.3, 1.1], 2, [True] * 4, 1),  # which the other with their labels decides
+        ([2.0, 2.5, 2.0, 2.5], [1.0, 1.1, 1.7, 1.1], 2, [True] * 4, 2),
     ],
 )
 def test_choice_among_candidates(told, now, sized, groups, best):
     stage = object.__new__(ClassifierStage)
-    stage.told, stage.sized = told, sized
-    assert stage.choice(list(zip(groups, now, strict=True))) == best
+    stage.told, stage.sized = [(one, one) for one in told], sized
+    assert stage.choice([Worth(*one) for one in zip(groups, now, now, strict=True)]) == best
+
+
+def test_sizes_of_their_own_must_tell_more_without_compression():
+    """Less entropy alone is no reason to expect it."""
+    stage = object.__new__(ClassifierStage)
+    stage.told, stage.sized = [(1.0, 2.0)] * 2, 1
+    assert stage.choice([Worth(True, 1.0, 2.0), Worth(True, 1.1, 2.001)]) == 0
+    assert stage.choice([Worth(True, 1.0, 2.0), Worth(True, 1.1, 2.01)]) == 1
 
 
 @pytest.mark.parametrize(("prior", "compression"), [("uniform", 0.0), ("uneven", UNEVEN)])

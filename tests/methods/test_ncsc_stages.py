@@ -189,11 +189,15 @@ def test_information_is_compressed_as_the_labels_were(monkeypatch):
     log_p = stage.scores()[0]
     labels, k = log_p.argmax(dim=1), stage.heads.n_clusters
     plain = stage.information(log_p)
-    stage.compression = 0.5
-    assert stage.information(log_p) == pytest.approx(label_information(labels, stage.pairs, k, 0.5))
     share = label_flow(labels, stage.pairs, k).sum(dim=1)
-    assert stage.information(log_p) == pytest.approx(plain / float(torch.special.entr(share).sum()))
-    assert stage.information(log_p) > plain
+    entropy = float(torch.special.entr(share).sum())
+    for compression, expected in ((0.5, plain - 0.5 * entropy), (UNEVEN, plain / entropy)):
+        stage.compression = compression
+        monkeypatch.setattr("subspan.methods._ncsc_classifiers.are_groups", lambda *_: True)
+        assert stage.information(log_p) == pytest.approx(label_information(labels, stage.pairs, k, compression))
+        assert stage.worth(log_p)[1:] == pytest.approx((expected, plain))
+        monkeypatch.setattr("subspan.methods._ncsc_classifiers.are_groups", lambda *_: False)
+        assert stage.worth(log_p) == (False, pytest.approx(plain), pytest.approx(plain))
 
 
 def test_the_last_stage_expects_the_sizes_of_its_classifier(monkeypatch):

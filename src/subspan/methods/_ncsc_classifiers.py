@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from subspan._random import generator
 from subspan._validation import iter_slices
 from subspan.heads import Heads, live_clusters
 from subspan.losses import balance_loss
-from subspan.merging import Consensus, are_groups, consensus, label_information
+from subspan.merging import UNEVEN, Consensus, are_groups, consensus, label_information
 from subspan.methods._ncsc_setting import Setting
 from subspan.pairs import Pairs
 from subspan.proposals import propose
@@ -25,9 +25,17 @@ ANCHORS = 400  # samples per step of a classifier stage, at least,
 ANCHORS_PER_CLUSTER = 5  # and at least so many for each cluster of a start, on average
 STEPS = (50, 175)  # steps per epoch of a classifier stage, at least and at most
 HEAD_BATCH = 5000
-SIZED = 2  # of the candidates learn the best labels with the sizes that these have,
-SURER = 0.001  # and are chosen if they tell more by this share than all with equal sizes
+SIZED = 2  # of the candidates learn the best labels once more with the sizes that these have,
+SURER = 0.001  # and take part in the choice if they then tell more by this share than with equal sizes
 SPECTRAL = 100_000  # samples up to which spectral clustering proposes labels, where they are not searched for
+
+
+class Worth(NamedTuple):
+    """What labels are chosen by, the first things first."""
+
+    groups: bool  # whether they are k groups, where sizes may differ
+    value: float  # label_information with compression,
+    information: float  # and without
 
 
 class ClassifierStage(Phase):
@@ -54,7 +62,8 @@ class ClassifierStage(Phase):
     Notes
     -----
     With ``search``, and where sizes may differ, the last classifiers learn the best labels once more and expect their
-    sizes instead of equal ones. Equal sizes are the safer guess: they are given up for clearly more information only.
+    sizes instead of equal ones. Equal sizes are the safer guess: they are given up only where they cost information,
+    which they do if classes that differ in size are made equal, and do not if wrong labels are mended.
     """
 
     def __init__(
@@ -75,7 +84,7 @@ class ClassifierStage(Phase):
         self.pairs: Pairs | None = None
         self.targets: Tensor | None = None  # labels to learn first, (R, n),
         self.compression = 0.0  # with which they were found,
-        self.told: list[float] = []  # and what they tell about neighbours, if that is what they were searched for by
+        self.told: list[tuple[float, ...]] = []  # their value and information, if they were searched for by that
         self.sized = 0  # so many classifiers, the last ones, expect the sizes of their targets
 
     @property
@@ -102,15 +111,15 @@ class ClassifierStage(Phase):
         pairs = self.setting.positives(self.setting.u[1], gen)
         found, self.compression = self.proposals(pairs, gen, count)
         order = torch.arange(count)
-        if self.compression > 0:
+        if self.compression >= UNEVEN:
             self.sized = count
         elif self.search and self.setting.compression is None and count > SIZED:
-            self.sized = SIZED
-            order = torch.cat([order[:-SIZED], order[:SIZED]])
-        self.targets, self.told = found[order % len(found)], [0.0] * count
+            self.sized = min(SIZED, count // 2)
+            order = torch.cat([order[: count - self.sized], order[: self.sized]])
+        self.targets, self.told = found[order % len(found)], [(0.0, 0.0)] * count
         if self.search:
-            k = self.setting.n_clusters
-            self.told = [label_information(labels, pairs, k, self.compression) for labels in self.targets]
+            k, weights = self.setting.n_clusters, (self.compression, 0.0)
+            self.told = [tuple(label_information(one, pairs, k, w) for w in weights) for one in self.targets]
 
     def _expect_sizes(self) -> None:
         """Sizes that the balance term expects of k clusters: those given, those of the targets, or equal ones."""
@@ -205,7 +214,7 @@ class ClassifierStage(Phase):
             "live_clusters": live_clusters(log_p[self.best]),
         }
         if worth:
-            record["information"] = worth[self.best][1]
+            record["information"] = worth[self.best].information
         return record
 
     def information(self, log_p: Tensor) -> float:
@@ -213,22 +222,28 @@ class ClassifierStage(Phase):
         assert self.pairs is not None
         return label_information(log_p.argmax(dim=1), self.pairs, self.heads.n_clusters, self.compression)
 
-    def worth(self, log_p: Tensor) -> tuple[bool, float]:
-        """What labels are chosen by: whether they are k groups, where sizes may differ, and :meth:`information`."""
-        groups = self.compression == 0 or are_groups(log_p.argmax(dim=1), self.heads.n_clusters)
-        return groups, self.information(log_p)
+    def worth(self, log_p: Tensor) -> Worth:
+        """Worth of the labels that scores (n, k) give."""
+        assert self.pairs is not None
+        labels, k = log_p.argmax(dim=1), self.heads.n_clusters
+        groups = self.compression == 0 or are_groups(labels, k)
+        plain = label_information(labels, self.pairs, k)
+        return Worth(groups, self.information(log_p) if groups else plain, plain)  # no entropy, one group, is no merit
 
-    def choice(self, worth: list[tuple[bool, float]]) -> int:
-        """The classifier whose labels hold most information, those that it learned first and those that it has now.
+    def choice(self, worth: Sequence[Worth]) -> int:
+        """The classifier whose labels are worth most, those that it learned first and those that it has now.
 
         The first say which of several divisions is best without the noise of training, the second what the codes make
-        of it. One that expects sizes of its own must be better by a share of this than one that expects equal ones.
+        of it. Of two that learned the same labels, the one with sizes of its own takes part only if the other lost
+        information by expecting equal ones.
         """
         even = len(worth) - self.sized
-        total = [
-            (groups, (told + value) * (1 - SURER if 0 < even <= r else 1.0))
-            for r, ((groups, value), told) in enumerate(zip(worth, self.told, strict=True))
-        ]
+        both = list(zip(worth, self.told, strict=True))
+        plain = [now.information + told for now, (_, told) in both]
+        total = [(w.groups, w.value + told if w.groups else p) for (w, (told, _)), p in zip(both, plain, strict=True)]
+        for r in range(even, len(worth)):
+            if even > 0 and plain[r] * (1 - SURER) <= plain[r - even]:
+                total[r] = (False, -math.inf)
         return total.index(max(total))
 
     def collapsed(self, record: Record) -> bool:

@@ -89,7 +89,7 @@ class SettlingStage(ClassifierStage):
         self.best = worth.index(self.known)
         return {
             "positives_per_sample": len(self.pairs.partners) / self.pairs.n,
-            "information": self.known[1],
+            "information": self.known.information,
             "start": self.best,
             "live_clusters": live_clusters(log_p[self.best]),
         }
