@@ -48,6 +48,7 @@ ABLATIONS: dict[str, dict[str, dict]] = {
         "balance not annealed": {"balance": 0.5},
         "no balance term": {"balance": 0},
         "cosine A_c": {"affinity": "cosine"},
+        "sizes said to be equal": {"prior": "uniform"},
         "no settling": {"epochs": {"settling": 0}},
     },
     "paper": {

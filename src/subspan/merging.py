@@ -8,7 +8,7 @@ where least is lost (Slonim, Friedman and Tishby, 2002), from several beginnings
 
 Information alone prefers groups of equal size, because they have the largest entropy. The deterministic information
 bottleneck (Strouse and Schwab, 2017) maximises ``I(T; T') - beta H(T)`` instead; ``beta`` is called compression here.
-Equal sizes are given up altogether where that lets far fewer steps leave their group, see :func:`consensus`.
+:func:`consensus` gives equal sizes up where that lets far fewer steps leave their group.
 """
 
 from __future__ import annotations
@@ -111,14 +111,21 @@ def label_information(labels: Tensor, pairs: Pairs, k: int, compression: float =
     """What the label of a sample tells about the label of its neighbour, by which labels (n,) are compared.
 
     The mutual information (nats) of the labels at both ends of a step of the walk, less ``compression`` times the
-    entropy of the labels. With 0.85 and more, where sizes are taken to differ much, the information as a share of the
-    entropy (Theil's uncertainty coefficient, in [0, 1]), which does not grow with it.
+    entropy of the labels; with 0.85 and more, where sizes are taken to differ much, :func:`information_share`.
+    """
+    if compression >= UNEVEN:
+        return information_share(labels, pairs, k)
+    return float(mutual_information(label_flow(labels, pairs, k), compression))
+
+
+def information_share(labels: Tensor, pairs: Pairs, k: int) -> float:
+    """Information as a share of the entropy of the labels, in [0, 1] (Theil's uncertainty coefficient).
+
+    Information is larger for groups of equal size because their entropy is; the share is not.
     """
     flow = label_flow(labels, pairs, k)
-    information, entropy = float(mutual_information(flow)), float(_entropy(flow))
-    if compression < UNEVEN:
-        return information - compression * entropy
-    return information / entropy if entropy > 0 else 0.0
+    entropy = float(_entropy(flow))
+    return float(mutual_information(flow)) / entropy if entropy > 0 else 0.0
 
 
 def label_flow(labels: Tensor, pairs: Pairs, k: int) -> Tensor:

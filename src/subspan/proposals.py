@@ -27,6 +27,7 @@ from subspan.merging import (
     are_groups,
     cell_counts,
     group_flow,
+    information_share,
     label_flow,
     label_information,
     merge_clusters,
@@ -78,22 +79,22 @@ def propose(
     Returns
     -------
     Consensus
-        At most ``limit`` labels: first those that differ from all before in more than 2 % of the samples, by falling
-        information, then others.
+        At most ``limit`` labels, the best first; but those that differ from a better one in less than 2 % of the
+        samples come last.
     """
     cells = list(spectral_cells(pairs, k, gen))
     beta = compression or 0.0
     if compression is None and k > 1:
-        beta = MILD * label_information(_search(cells[::SEEDS], pairs, k, gen, 0.0, known)[0], pairs, k, UNEVEN)
+        even = _search(cells[::SEEDS], pairs, k, gen, 0.0, known)[0]
+        beta = MILD * information_share(even, pairs, k)
     found = _search(cells, pairs, k, gen, beta, known)
     if compression is None and k > 1:
         uneven = _search(cells[::SEEDS], pairs, k, gen, UNEVEN, known)
-        open_now, open_then = (1 - label_information(way[0], pairs, k, UNEVEN) for way in (found, uneven))
+        open_now, open_then = (1 - information_share(way[0], pairs, k) for way in (found, uneven))
         if are_groups(uneven[0], k) and open_then < CLEARER * open_now:
             found, beta = _search(cells, pairs, k, gen, UNEVEN, [*known, *uneven]), UNEVEN
-    if beta > 0:
-        found = [labels for labels in found if are_groups(labels, k)] or found  # outliers are the cheapest groups
     if beta >= UNEVEN:
+        found = [labels for labels in found if are_groups(labels, k)] or found  # outliers are the cheapest groups
         found.sort(key=lambda labels: -label_information(labels, pairs, k, beta))
     return Consensus(torch.stack(different_first(found, k)[:limit]), beta)
 

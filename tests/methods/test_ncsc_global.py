@@ -194,17 +194,22 @@ def test_positives_come_from_all_samples():
     torch.testing.assert_close(found, torch.where(dense > 0.3, dense, 0.0), rtol=1e-3, atol=1e-4)
 
 
+def worth_of(number):
+    return Worth(True, number, number)
+
+
 @pytest.mark.parametrize("loses", [True, False])
 def test_training_that_loses_information_is_not_taken(monkeypatch, loses):
     """Of the classifiers that have just learned, the second is made to know most; then all know less, or all more."""
     kept, plain = {}, ClassifierStage.monitor
     asked = []
 
-    def information(self, log_p):
+    def worth(self, log_p):
         asked.append(log_p)
         if self.epoch == 0:
-            return 1.0 if len(asked) == 2 else 0.5
-        return 1.0 if torch.equal(log_p, head_scores(self.chosen, self.setting.codes)[0]) else 2.0 - 1.5 * loses
+            return worth_of(1.0 if len(asked) == 2 else 0.5)
+        before = torch.equal(log_p, head_scores(self.chosen, self.setting.codes)[0])
+        return worth_of(1.0 if before else 2.0 - 1.5 * loses)
 
     def monitor(self):
         asked.clear()
@@ -213,23 +218,23 @@ def test_training_that_loses_information_is_not_taken(monkeypatch, loses):
             kept[self.epoch] = (self.heads.out.detach().clone(), self.best)
         return record
 
-    monkeypatch.setattr(ClassifierStage, "information", information)
+    monkeypatch.setattr(ClassifierStage, "worth", worth)
     monkeypatch.setattr(ClassifierStage, "monitor", monitor)
     model = NCSC(4, **UNSETTLED).fit(planted(k=4, n=200)[0])
     out, best = (kept[0][0], 1) if loses else kept[1]
     assert torch.equal(model.head_.out, out[best : best + 1])
 
 
-def information_of_training(loses):
-    """Stands for ``ClassifierStage.information``: candidates tell less after training, or more."""
+def worth_of_training(loses):
+    """Stands for ``ClassifierStage.worth``: candidates tell less after training, or more."""
 
-    def information(self, log_p):
+    def worth(self, log_p):
         if self.name == "settling":
-            return 4.0
+            return worth_of(4.0)
         first = self.epoch == 0 or torch.equal(log_p, head_scores(self.chosen, self.setting.codes)[0])
-        return 1.0 if first else 2.0 - 1.5 * loses
+        return worth_of(1.0 if first else 2.0 - 1.5 * loses)
 
-    return information
+    return worth
 
 
 @pytest.mark.parametrize("loses", [True, False])
@@ -241,7 +246,7 @@ def test_where_training_loses_information_the_best_labels_are_learned_to_the_end
         plain(self)
         stages.append(self)
 
-    monkeypatch.setattr(ClassifierStage, "information", information_of_training(loses))
+    monkeypatch.setattr(ClassifierStage, "worth", worth_of_training(loses))
     monkeypatch.setattr(SettlingStage, "start", start)
     epochs = FAST["epochs"] | {"settling": 6}
     model = NCSC(4, **(FAST | {"epochs": epochs})).fit(planted(k=4, n=200)[0])
@@ -261,7 +266,7 @@ def test_where_training_loses_information_the_best_labels_are_learned_to_the_end
 def test_a_resumed_run_learns_the_best_labels_to_the_end_too(tmp_path, monkeypatch):
     """That training lost information is read from the saved classifiers."""
     X, plain = planted(k=4, n=200)[0], ClassifierStage.batches
-    monkeypatch.setattr(ClassifierStage, "information", information_of_training(True))
+    monkeypatch.setattr(ClassifierStage, "worth", worth_of_training(True))
     whole = NCSC(4, **FAST).fit(X)
 
     def dying(self, *args):
@@ -329,9 +334,12 @@ def test_labels_that_are_no_groups_are_not_chosen_where_sizes_may_differ(monkeyp
     monkeypatch.setattr(
         "subspan.methods._ncsc_classifiers.propose", lambda *_: Consensus(torch.stack([outlier, even] * 3), UNEVEN)
     )
-    monkeypatch.setattr(
-        ClassifierStage, "information", lambda self, one: -len(one.argmax(dim=1).unique()) + float(one[0, 3])
-    )
+
+    def worth(self, one):
+        labels = one.argmax(dim=1)
+        return worth_of(-len(labels.unique()) + float(one[0, 3]))._replace(groups=are_groups(labels, 4))
+
+    monkeypatch.setattr(ClassifierStage, "worth", worth)
     chosen, plain = [], ClassifierStage.monitor
 
     def monitor(self):
@@ -353,19 +361,19 @@ def test_what_was_searched_for_by_information_is_chosen_by_it(monkeypatch, searc
 
     def monitor(self):
         if self.targets is not None:
-            self.told = [(float(labels.float().var()), 0.0) for labels in self.targets]
+            self.told = [worth_of(float(labels.float().var())) for labels in self.targets]
         record = plain(self)
         if self.targets is not None:
-            now = torch.tensor([self.information(one) for one in self.scores()])
-            both = now + torch.tensor(self.told)[:, 0]
+            now = torch.tensor([self.worth(one).value for one in self.scores()])
+            both = now + torch.tensor([one.value for one in self.told])
             seen.append((record["start"], int(both.argmax()), int(now.argmin())))
         return record
 
     monkeypatch.setattr(
-        ClassifierStage, "objective", lambda self, log_p: torch.tensor([self.information(one) for one in log_p])
+        ClassifierStage, "objective", lambda self, log_p: torch.tensor([self.worth(one).value for one in log_p])
     )
     monkeypatch.setattr(ClassifierStage, "monitor", monitor)
-    monkeypatch.setattr(ClassifierStage, "information", lambda self, one: float(one[0, 0]))
+    monkeypatch.setattr(ClassifierStage, "worth", lambda self, one: worth_of(float(one[0, 0])))
     starts = {"n_starts": 0 if searched else 2, "prior": "uniform"}
     NCSC(4, recipe="global" if searched else "paper", **(UNSETTLED | starts)).fit(planted(k=4, n=120)[0])
     assert seen
@@ -383,6 +391,7 @@ UNEVEN_SIZES = [0.7, 0.1, 0.1, 0.1]
         ("auto", 0.4, EVEN, UNEVEN_SIZES),
         ("auto", 0.85, UNEVEN_SIZES, UNEVEN_SIZES),
         ("uniform", 0.0, EVEN, EVEN),
+        ([1.0, 1.0, 1.0, 1.0], 0.0, EVEN, EVEN),
         ([1.0, 1.0, 1.0, 5.0], 0.0, GIVEN, GIVEN),
         ([1.0, 1.0, 1.0, 5.0], 0.85, GIVEN, GIVEN),
     ],
@@ -410,7 +419,7 @@ def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, first
     twice = prior == "auto" and compression < UNEVEN
     assert torch.equal(targets, others[[0, 1, 2, 3, 0, 1]] if twice else others)
     assert any(torch.allclose(model.head_.prior[0], one) for one in expected)  # the chosen one keeps its own
-    assert set(asked) == {None if prior == "auto" else 0.0}
+    assert set(asked) == {0.0 if prior in ("uniform", [1.0] * 4) else None}
 
 
 @pytest.mark.parametrize(
@@ -423,18 +432,20 @@ def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, first
         ([2.0, 2.0, 2.0], [1.001, 1.0, 1.002], 3, [True] * 3, 2),  # unless all have them
         ([2.0, 2.5, 2.0, 2.5], [1.0, 1.1, 1.3, 1.1], 2, [True] * 4, 1),  # which the other with their labels decides
         ([2.0, 2.5, 2.0, 2.5], [1.0, 1.1, 1.7, 1.1], 2, [True] * 4, 2),
+        ([2.0, 2.5, 2.0, 2.5], [1.0, 1.1, 1.0, 1.101], 2, [True] * 4, 1),
+        ([2.0, 2.0, 2.0], [1.0, 1.1, 1.1005], 1, [True] * 3, 2),
     ],
 )
 def test_choice_among_candidates(told, now, sized, groups, best):
     stage = object.__new__(ClassifierStage)
-    stage.told, stage.sized = [(one, one) for one in told], sized
+    stage.told, stage.sized = [worth_of(one) for one in told], sized
     assert stage.choice([Worth(*one) for one in zip(groups, now, now, strict=True)]) == best
 
 
 def test_sizes_of_their_own_must_tell_more_without_compression():
     """Less entropy alone is no reason to expect it."""
     stage = object.__new__(ClassifierStage)
-    stage.told, stage.sized = [(1.0, 2.0)] * 2, 1
+    stage.told, stage.sized = [Worth(True, 1.0, 2.0)] * 2, 1
     assert stage.choice([Worth(True, 1.0, 2.0), Worth(True, 1.1, 2.001)]) == 0
     assert stage.choice([Worth(True, 1.0, 2.0), Worth(True, 1.1, 2.01)]) == 1
 

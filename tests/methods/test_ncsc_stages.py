@@ -188,16 +188,25 @@ def test_information_is_compressed_as_the_labels_were(monkeypatch):
     first_terms(stage, len(X))
     log_p = stage.scores()[0]
     labels, k = log_p.argmax(dim=1), stage.heads.n_clusters
-    plain = stage.information(log_p)
-    share = label_flow(labels, stage.pairs, k).sum(dim=1)
-    entropy = float(torch.special.entr(share).sum())
-    for compression, expected in ((0.5, plain - 0.5 * entropy), (UNEVEN, plain / entropy)):
+    plain = label_information(labels, stage.pairs, k)
+    entropy = float(torch.special.entr(label_flow(labels, stage.pairs, k).sum(dim=1)).sum())
+    for compression, value in ((0.0, plain), (0.5, plain - 0.5 * entropy), (UNEVEN, plain / entropy)):
         stage.compression = compression
-        monkeypatch.setattr("subspan.methods._ncsc_classifiers.are_groups", lambda *_: True)
-        assert stage.information(log_p) == pytest.approx(label_information(labels, stage.pairs, k, compression))
-        assert stage.worth(log_p)[1:] == pytest.approx((expected, plain))
-        monkeypatch.setattr("subspan.methods._ncsc_classifiers.are_groups", lambda *_: False)
-        assert stage.worth(log_p) == (False, pytest.approx(plain), pytest.approx(plain))
+        assert stage.worth(log_p)[1:] == pytest.approx((value, plain))
+
+
+@pytest.mark.parametrize(
+    ("compression", "sizes", "groups"),
+    [(0.4, [57, 2, 1], True), (0.4, [60, 0, 0], False), (UNEVEN, [57, 2, 1], False), (UNEVEN, [30, 20, 10], True)],
+)
+def test_collapsed_labels_and_outliers_are_no_groups(monkeypatch, compression, sizes, groups):
+    """A small class is one, unless sizes are taken to differ so much that outliers would do."""
+    X, _ = planted(n=60)
+    stage = stages_of(monkeypatch, X)[0]["starts"]
+    first_terms(stage, len(X))
+    stage.compression = compression
+    log_p = torch.eye(3)[torch.arange(3).repeat_interleave(torch.tensor(sizes))]
+    assert stage.worth(log_p).groups == groups
 
 
 def test_the_last_stage_expects_the_sizes_of_its_classifier(monkeypatch):

@@ -33,7 +33,7 @@ SPECTRAL = 100_000  # samples up to which spectral clustering proposes labels, w
 class Worth(NamedTuple):
     """What labels are chosen by, the first things first."""
 
-    groups: bool  # whether they are k groups, where sizes may differ
+    groups: bool  # whether they are k groups, not fewer and some outliers
     value: float  # label_information with compression,
     information: float  # and without
 
@@ -62,8 +62,8 @@ class ClassifierStage(Phase):
     Notes
     -----
     With ``search``, and where sizes may differ, the last classifiers learn the best labels once more and expect their
-    sizes instead of equal ones. Equal sizes are the safer guess: they are given up only where they cost information,
-    which they do if classes that differ in size are made equal, and do not if wrong labels are mended.
+    sizes instead of equal ones. Equal sizes are the safer guess: they are given up only where the same labels tell
+    more without, which is so if classes that differ in size were made equal, and is not if wrong labels were mended.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ClassifierStage(Phase):
         self.pairs: Pairs | None = None
         self.targets: Tensor | None = None  # labels to learn first, (R, n),
         self.compression = 0.0  # with which they were found,
-        self.told: list[tuple[float, ...]] = []  # their value and information, if they were searched for by that
+        self.told: list[Worth] = []  # and their worth, if that is what they were searched for by
         self.sized = 0  # so many classifiers, the last ones, expect the sizes of their targets
 
     @property
@@ -113,13 +113,12 @@ class ClassifierStage(Phase):
         order = torch.arange(count)
         if self.compression >= UNEVEN:
             self.sized = count
-        elif self.search and self.setting.compression is None and count > SIZED:
-            self.sized = min(SIZED, count // 2)
-            order = torch.cat([order[: count - self.sized], order[: self.sized]])
-        self.targets, self.told = found[order % len(found)], [(0.0, 0.0)] * count
+        elif self.search and self.setting.compression is None and self.setting.prior is None and count >= 2 * SIZED:
+            self.sized = SIZED
+            order = torch.cat([order[:-SIZED], order[:SIZED]])
+        self.targets, self.told = found[order % len(found)], [Worth(True, 0.0, 0.0)] * count
         if self.search:
-            k, weights = self.setting.n_clusters, (self.compression, 0.0)
-            self.told = [tuple(label_information(one, pairs, k, w) for w in weights) for one in self.targets]
+            self.told = [self._worth(labels, pairs) for labels in self.targets]
 
     def _expect_sizes(self) -> None:
         """Sizes that the balance term expects of k clusters: those given, those of the targets, or equal ones."""
@@ -217,30 +216,28 @@ class ClassifierStage(Phase):
             record["information"] = worth[self.best].information
         return record
 
-    def information(self, log_p: Tensor) -> float:
-        """Mutual information of the labels of a sample and of its neighbour, from scores (n, k), less compression."""
-        assert self.pairs is not None
-        return label_information(log_p.argmax(dim=1), self.pairs, self.heads.n_clusters, self.compression)
-
     def worth(self, log_p: Tensor) -> Worth:
         """Worth of the labels that scores (n, k) give."""
         assert self.pairs is not None
-        labels, k = log_p.argmax(dim=1), self.heads.n_clusters
-        groups = self.compression == 0 or are_groups(labels, k)
-        plain = label_information(labels, self.pairs, k)
-        return Worth(groups, self.information(log_p) if groups else plain, plain)  # no entropy, one group, is no merit
+        return self._worth(log_p.argmax(dim=1), self.pairs)
+
+    def _worth(self, labels: Tensor, pairs: Pairs) -> Worth:
+        k, compression = self.heads.n_clusters, self.compression
+        groups = are_groups(labels, k) if compression >= UNEVEN else len(labels.unique()) > k // 2
+        plain = label_information(labels, pairs, k)
+        return Worth(groups, label_information(labels, pairs, k, compression) if compression > 0 else plain, plain)
 
     def choice(self, worth: Sequence[Worth]) -> int:
         """The classifier whose labels are worth most, those that it learned first and those that it has now.
 
         The first say which of several divisions is best without the noise of training, the second what the codes make
-        of it. Of two that learned the same labels, the one with sizes of its own takes part only if the other lost
-        information by expecting equal ones.
+        of it. Of two that learned the same labels, the one that expects their sizes takes part only if it tells clearly
+        more than the one that expects equal sizes.
         """
+        both = list(zip(self.told, worth, strict=True))
+        total = [(now.groups, told.value + now.value) for told, now in both]
+        plain = [told.information + now.information for told, now in both]
         even = len(worth) - self.sized
-        both = list(zip(worth, self.told, strict=True))
-        plain = [now.information + told for now, (_, told) in both]
-        total = [(w.groups, w.value + told if w.groups else p) for (w, (told, _)), p in zip(both, plain, strict=True)]
         for r in range(even, len(worth)):
             if even > 0 and plain[r] * (1 - SURER) <= plain[r - even]:
                 total[r] = (False, -math.inf)

@@ -118,9 +118,10 @@ class NCSC(Clusterer):
         "auto": (4, 1) (paper), (4, 0.5) (global). A classifier settles with either, and with one between.
     prior : {"auto", "uniform", "uneven"} or array-like of shape (k,)
         Expected cluster sizes: equal; those of labels that were found when sizes may differ; or given ones. "auto":
-        equal, unless uneven labels leave far less open (global, see :func:`subspan.proposals.propose`) or keep far more
-        pairs together (starts, see :func:`subspan.merging.consensus`). Unless they are given or "uniform", sizes are
-        those of the chosen classifier when it settles.
+        equal for most candidates, and two that expect those of their labels are chosen if they tell more; where sizes
+        plainly differ, those of their labels for all (global, see :func:`subspan.proposals.propose`). Or equal, unless
+        uneven labels keep far more pairs together (starts, see :func:`subspan.merging.consensus`). Unless they are
+        given or "uniform", sizes are those of the chosen classifier when it settles.
     augmentation : dict, optional
         Random changes of images that keep what they show, for the samples from which classifiers learn (not their
         partners): "rotation" in degrees; "shift", "zoom" and "crop" relative to the side; "brightness"; "flip" (bool),
@@ -279,6 +280,7 @@ class NCSC(Clusterer):
     def _setting(self, samples: Samples, encoder: Encoder, layer: SelfExpression, fixed) -> Setting:
         given = not isinstance(self.prior, str)
         prior = torch.as_tensor(self.prior, dtype=torch.float32, device=self._device) if given else None
+        equal = "uniform" if given and len(set(self.prior)) == 1 else "auto"
         shared: dict[str, Any] = {
             "samples": samples,
             "encoder": encoder,
@@ -293,7 +295,7 @@ class NCSC(Clusterer):
             "cosine": self.affinity == "cosine",
             "balance": check_pair(self._auto("balance")),
             "prior": prior,
-            "compression": 0.0 if given else COMPRESSION[self.prior],
+            "compression": COMPRESSION[equal if given else self.prior],
             "lambda_cl": self.lambda_cl,
             "augmentation": self.augmentation,
             "fixed_batches": fixed,
