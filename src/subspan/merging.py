@@ -110,20 +110,24 @@ def are_groups(labels: Tensor, k: int) -> bool:
 def label_information(labels: Tensor, pairs: Pairs, k: int, compression: float = 0.0) -> float:
     """What the label of a sample tells about the label of its neighbour, by which labels (n,) are compared.
 
-    The mutual information (nats) of the labels at both ends of a step of the walk, less ``compression`` times the
-    entropy of the labels; with 0.85 and more, where sizes are taken to differ much, :func:`information_share`.
+    See :func:`flow_information` of their :func:`label_flow`.
     """
-    if compression >= UNEVEN:
-        return information_share(labels, pairs, k)
-    return float(mutual_information(label_flow(labels, pairs, k), compression))
+    return flow_information(label_flow(labels, pairs, k), compression)
 
 
-def information_share(labels: Tensor, pairs: Pairs, k: int) -> float:
-    """Information as a share of the entropy of the labels, in [0, 1] (Theil's uncertainty coefficient).
+def flow_information(flow: Tensor, compression: float = 0.0) -> float:
+    """Mutual information (nats) of both ends of a step, less ``compression`` times the entropy, from the flow (k, k).
+
+    With 0.85 and more, where sizes are taken to differ much, :func:`information_share`.
+    """
+    return information_share(flow) if compression >= UNEVEN else float(mutual_information(flow, compression))
+
+
+def information_share(flow: Tensor) -> float:
+    """Information of a flow (k, k) as a share of the entropy, in [0, 1] (Theil's uncertainty coefficient).
 
     Information is larger for groups of equal size because their entropy is; the share is not.
     """
-    flow = label_flow(labels, pairs, k)
     entropy = float(_entropy(flow))
     return float(mutual_information(flow)) / entropy if entropy > 0 else 0.0
 

@@ -82,16 +82,19 @@ def propose(
         At most ``limit`` labels, the best first; but those that differ from a better one in less than 2 % of the
         samples come last.
     """
+
+    def known_share(labels: Tensor) -> float:
+        return information_share(label_flow(labels, pairs, k))
+
     cells = list(spectral_cells(pairs, k, gen))
-    beta = compression or 0.0
-    if compression is None and k > 1:
-        even = _search(cells[::SEEDS], pairs, k, gen, 0.0, known)[0]
-        beta = MILD * information_share(even, pairs, k)
+    beta, unknown = compression or 0.0, compression is None and k > 1
+    if unknown:
+        beta = MILD * known_share(_search(cells[::SEEDS], pairs, k, gen, 0.0, known)[0])
     found = _search(cells, pairs, k, gen, beta, known)
-    if compression is None and k > 1:
+    if unknown:
         uneven = _search(cells[::SEEDS], pairs, k, gen, UNEVEN, known)
-        open_now, open_then = (1 - information_share(way[0], pairs, k) for way in (found, uneven))
-        if are_groups(uneven[0], k) and open_then < CLEARER * open_now:
+        clearer = 1 - known_share(uneven[0]) < CLEARER * (1 - known_share(found[0]))
+        if clearer and are_groups(uneven[0], k):
             found, beta = _search(cells, pairs, k, gen, UNEVEN, [*known, *uneven]), UNEVEN
     if beta >= UNEVEN:
         found = [labels for labels in found if are_groups(labels, k)] or found  # outliers are the cheapest groups

@@ -12,9 +12,9 @@ from torch.nn.functional import nll_loss
 
 from subspan._random import generator
 from subspan._validation import iter_slices
-from subspan.heads import Heads, live_clusters
+from subspan.heads import Heads, live_clusters, live_labels
 from subspan.losses import balance_loss
-from subspan.merging import UNEVEN, Consensus, are_groups, consensus, label_information
+from subspan.merging import UNEVEN, Consensus, are_groups, consensus, flow_information, label_flow
 from subspan.methods._ncsc_setting import Setting
 from subspan.pairs import Pairs
 from subspan.proposals import propose
@@ -222,10 +222,10 @@ class ClassifierStage(Phase):
         return self._worth(log_p.argmax(dim=1), self.pairs)
 
     def _worth(self, labels: Tensor, pairs: Pairs) -> Worth:
-        k, compression = self.heads.n_clusters, self.compression
-        groups = are_groups(labels, k) if compression >= UNEVEN else len(labels.unique()) > k // 2
-        plain = label_information(labels, pairs, k)
-        return Worth(groups, label_information(labels, pairs, k, compression) if compression > 0 else plain, plain)
+        k = self.heads.n_clusters
+        groups = are_groups(labels, k) if self.compression >= UNEVEN else live_labels(labels, k) > k // 2
+        flow = label_flow(labels, pairs, k)
+        return Worth(groups, flow_information(flow, self.compression), flow_information(flow))
 
     def choice(self, worth: Sequence[Worth]) -> int:
         """The classifier whose labels are worth most, those that it learned first and those that it has now.

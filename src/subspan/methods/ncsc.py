@@ -280,7 +280,7 @@ class NCSC(Clusterer):
     def _setting(self, samples: Samples, encoder: Encoder, layer: SelfExpression, fixed) -> Setting:
         given = not isinstance(self.prior, str)
         prior = torch.as_tensor(self.prior, dtype=torch.float32, device=self._device) if given else None
-        equal = "uniform" if given and len(set(self.prior)) == 1 else "auto"
+        sizes = self.prior if prior is None else "uniform" if len(prior.unique()) == 1 else "auto"
         shared: dict[str, Any] = {
             "samples": samples,
             "encoder": encoder,
@@ -295,7 +295,7 @@ class NCSC(Clusterer):
             "cosine": self.affinity == "cosine",
             "balance": check_pair(self._auto("balance")),
             "prior": prior,
-            "compression": COMPRESSION[equal if given else self.prior],
+            "compression": COMPRESSION[sizes],
             "lambda_cl": self.lambda_cl,
             "augmentation": self.augmentation,
             "fixed_batches": fixed,
