@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--samples", type=int, help="at most; all by default")
     parser.add_argument("--ratio", type=float, default=10.0)
+    parser.add_argument("--prior", default="auto", choices=("auto", "uniform", "uneven"))
     parser.add_argument("--draw", type=int, default=0, help="seed with which samples are drawn")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
@@ -58,13 +59,13 @@ def main() -> None:
     Z, y = scattering_codes(data.X[some]), y[some]
     for seed in range(options.seeds):
         began = time.perf_counter()
-        labels = NCSC(k, random_state=seed).fit(Z).labels_
+        labels = NCSC(k, prior=options.prior, random_state=seed).fit(Z).labels_
         scores = {
             name: round(100 * value, 2) for name, value in evaluate(y, labels).items() if name in ("acc", "nmi", "ari")
         }
         live = live_labels(torch.from_numpy(labels), k)
         seconds = round(time.perf_counter() - began, 1)
-        drawn = {"what": options.what, "data": options.data, "n": len(y), "draw": options.draw}
+        drawn = {"what": options.what, "data": options.data, "n": len(y), "draw": options.draw, "prior": options.prior}
         drawn |= {"ratio": options.ratio} if options.what == "imbalance" else {}
         record = drawn | {"seed": seed, **scores, "live": live}
         print(json.dumps(record | {"seconds": seconds, "sizes": sorted(np.bincount(labels).tolist())}), flush=True)
