@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from subspan.datasets import list_datasets, load_dataset
+from subspan.cli import app
+from subspan.datasets import list_datasets, load_dataset, stanford
 from subspan.datasets.stanford import CLASSES, KINDS, NAME, choose_paths, load_stanford_online_products
 from subspan.errors import DataNotFoundError, InvalidInputError
 
@@ -106,3 +109,40 @@ def test_the_set_has_a_name(tree, monkeypatch):
     assert not {row.name: row.available for row in list_datasets()}[NAME]
     with pytest.raises(DataNotFoundError, match="download"):
         load_dataset(NAME)
+
+
+def test_a_part_has_a_name(tree, monkeypatch):
+    monkeypatch.setenv("SUBSPAN_DATA", str(tree.parent))
+    part = load_dataset(f"{NAME}:classes=sofa,mug:size=6")
+    whole = load_stanford_online_products(tree, classes=("sofa", "mug"), size=6)
+    assert part.names == whole.names
+    assert part.classes == ["sofa", "mug"]
+    assert len(load_dataset(f"{NAME}:size=all").X) == PER_KIND * 10
+    for wrong in ("size=some", "kinds=mug", "classes=", "mug"):
+        with pytest.raises(InvalidInputError, match="classes=mug,sofa:size=2000"):
+            load_dataset(f"{NAME}:{wrong}")
+
+
+def test_options_of_the_command_line_choose_a_part(tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("SUBSPAN_DATA", str(tree.parent))
+    fit = ["fit", NAME, "-k", "2", "--method", "kmeans", "--classes", "mug,sofa", "--size", "8", "-q"]
+    done = CliRunner().invoke(app, [*fit, "-o", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["n"] == 8
+    rows = (tmp_path / "run" / "labels.csv").read_text().splitlines()
+    assert {row.split("_final/")[0] for row in rows[1:]} == {"mug", "sofa"}
+    again = CliRunner().invoke(app, ["report", str(tmp_path / "run")])
+    assert again.exit_code == 0, again.output
+    wrong = CliRunner().invoke(app, ["fit", "digits", "-k", "2", "--size", "8", "-o", str(tmp_path / "other")])
+    assert wrong.exit_code == 2
+    assert "leave them out for digits" in wrong.output
+
+
+def test_the_archive_is_checked(tmp_path, monkeypatch):
+    archive = tmp_path / "Stanford_Online_Products.zip"
+    archive.write_bytes(b"half of it")
+    with pytest.raises(InvalidInputError, match="damaged"):
+        load_stanford_online_products(tmp_path)
+    monkeypatch.setattr(stanford, "ARCHIVE_MD5", hashlib.md5(b"half of it").hexdigest())
+    with pytest.raises(DataNotFoundError, match="not unpacked"):
+        load_stanford_online_products(tmp_path)

@@ -21,6 +21,7 @@ from subspan._environment import total_memory, versions
 from subspan.base import resolve_device
 from subspan.datasets import Dataset, labels_from_names, load_dataset, read_label_file
 from subspan.datasets.known import known_names
+from subspan.datasets.stanford import NAME as SOP_NAME
 from subspan.errors import DataNotFoundError, InvalidInputError
 from subspan.methods import get_method
 from subspan.runs import (
@@ -58,6 +59,14 @@ class FitRequest:
     def say(self, text: str) -> None:
         if not self.quiet:
             common.say(text)
+
+
+def part_of(source: str, classes: str | None, size: str | None) -> str:
+    """The name of a part of a set, which says all that is needed to load it again."""
+    chosen = {name: value for name, value in (("classes", classes), ("size", size)) if value is not None}
+    if chosen and source != SOP_NAME:
+        raise InvalidInputError(f"--classes and --size choose a part of {SOP_NAME}: leave them out for {source}.")
+    return ":".join([source, *(f"{name}={value}" for name, value in chosen.items())])
 
 
 def _check_before_writing(out: Path, estimator: Any) -> None:
@@ -117,7 +126,7 @@ def make_estimator(request: FitRequest) -> Any:
 def resolve(request: FitRequest, estimator: Any, data: Dataset) -> dict[str, Any]:
     """The whole configuration: every parameter, what those left open stand for, the source, the versions."""
     path = Path(request.source).expanduser()
-    is_known = request.source in known_names()
+    is_known = request.source.partition(":")[0] in known_names()
     return {
         "method": request.method,
         "source": request.source if is_known else str(path.resolve()),

@@ -61,6 +61,12 @@ def fit(
         int | None, typer.Option(help="Side in pixels to which a folder's images are resized.")
     ] = None,
     color: Annotated[str, typer.Option(help="Of a folder's images: auto, gray or rgb.")] = "auto",
+    classes: Annotated[
+        str | None, typer.Option(help="Of stanford-online-products: kinds of product, with commas between.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Of stanford-online-products: number of images, or all.", metavar="<int|all>")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print configuration and memory, and stop.")] = False,
@@ -70,7 +76,7 @@ def fit(
     from subspan import _cli_runs
 
     request = _cli_runs.FitRequest(
-        source=source,
+        source=_cli_runs.part_of(source, classes, size),
         out=out,
         method=method,
         n_clusters=n_clusters,

@@ -6,6 +6,7 @@ from subspan.datasets._types import Dataset, DatasetInfo, Skipped
 from subspan.datasets.known import list_datasets
 from subspan.datasets.label_files import labels_from_names, read_label_file
 from subspan.datasets.loading import load_dataset
+from subspan.datasets.stanford import load_stanford_online_products
 
 __all__ = [
     "Dataset",
@@ -14,5 +15,6 @@ __all__ = [
     "labels_from_names",
     "list_datasets",
     "load_dataset",
+    "load_stanford_online_products",
     "read_label_file",
 ]

@@ -20,7 +20,7 @@ from subspan.datasets.stanford import CLASSES as SOP_CLASSES
 from subspan.datasets.stanford import IMAGE_SIDE as SOP_SIDE
 from subspan.datasets.stanford import NAME as SOP_NAME
 from subspan.datasets.stanford import SIZE as SOP_SIZE
-from subspan.datasets.stanford import find_root, load_stanford_online_products
+from subspan.datasets.stanford import find_root, load_stanford_online_products, parse_part
 from subspan.errors import DataNotFoundError, InvalidInputError
 
 Fetcher = Callable[[str], tuple[np.ndarray, np.ndarray]]
@@ -164,18 +164,22 @@ def fetch_openml(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_known(name: str, *, image_size: int | tuple[int, int] | None = None, color: str = "auto") -> Dataset | None:
-    """The set with that name, or None if there is none; size and colour are for sets of photos ("auto" is gray)."""
+    """The set with that name, or None if there is none; size and colour are for sets of photos ("auto" is gray).
+
+    A part of Stanford Online Products has a name too: :func:`subspan.datasets.stanford.parse_part`.
+    """
     root = data_dir()
     if name == "digits":
         return load_digits()
     if name in IDX_SETS:
         return load_idx_set(IDX_SETS[name], None if root is None else root / name)
-    if name == SOP_NAME:
+    base, _, part = name.partition(":")
+    if base == SOP_NAME:
         return load_stanford_online_products(
-            None if root is None else root / name,
-            size=SOP_SIZE,
+            None if root is None else root / base,
             image_size=image_size or SOP_SIDE,
             color="gray" if color == "auto" else color,
+            **({"size": SOP_SIZE} | parse_part(part)),
         )
     if root is not None and name in {path.stem for path in _archives(root)}:
         return load_npz(root / f"{name}.npz")

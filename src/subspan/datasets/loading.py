@@ -34,7 +34,8 @@ def load_dataset(
     ----------
     source : str or Path
         Name of a known set (see :func:`~subspan.datasets.list_datasets`), a folder of images, or a .npy, .npz, .csv or
-        .parquet file. A known name comes first: write ``./mnist`` for a folder of that name.
+        .parquet file. A known name comes first: write ``./mnist`` for a folder of that name. Of
+        "stanford-online-products" a part can be named: "stanford-online-products:classes=mug,sofa:size=2000".
     labels : str
         ``"auto"``: labels where they are recognised. ``"none"``: no labels. Else the column (.csv, .parquet) or array
         (.npz) that holds them.

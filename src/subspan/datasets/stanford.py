@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,9 @@ IMAGE_SIDE = 32
 
 _HEAD = ["image_id", "class_id", "super_class_id", "path"]
 _UNPACKED = "Stanford_Online_Products"  # the folder inside the archive
+ARCHIVE, ARCHIVE_MD5 = f"{_UNPACKED}.zip", "7f73d41a2f44250d4779881525aea32e"  # as many loaders of the set have it
 HOW_TO_GET = (
-    "download Stanford_Online_Products.zip (2.9 GB) from https://cvgl.stanford.edu/projects/lifted_struct/ and unpack "
+    f"download {ARCHIVE} (2.9 GB, MD5 {ARCHIVE_MD5}) from https://cvgl.stanford.edu/projects/lifted_struct/ and unpack "
     f"it into $SUBSPAN_DATA/{NAME}"
 )
 
@@ -76,9 +78,9 @@ def load_stanford_online_products(
     Raises
     ------
     DataNotFoundError
-        The files are not there.
+        The files are not there, or the archive is and was not unpacked.
     InvalidInputError
-        A list is damaged, a class unknown, or there are fewer images of a class than asked for.
+        The archive or a list is damaged, a class unknown, or there are fewer images of a class than asked for.
     """
     if unknown := [name for name in classes if name not in KINDS]:
         raise InvalidInputError(f"There is no class '{unknown[0]}' in {NAME}: choose from {', '.join(KINDS)}.")
@@ -88,6 +90,9 @@ def load_stanford_online_products(
         raise InvalidInputError(f"color is {color!r}: choose 'gray' or 'rgb'.")
     root = find_root(folder)
     if root is None:
+        if folder is not None and (folder / ARCHIVE).is_file():
+            check_archive(folder / ARCHIVE)
+            raise DataNotFoundError(f"{folder / ARCHIVE} is whole but not unpacked: unzip it there.")
         raise DataNotFoundError(f"{NAME} is not on this machine: {HOW_TO_GET}.")
     paths, labels = choose_paths(read_paths(root), classes, size)
     X, kept, skipped = decode_files(root, paths, image_size, rgb=color == "rgb")
@@ -97,6 +102,44 @@ def load_stanford_online_products(
             f"{NAME}: unpack the archive again."
         )
     return Dataset(name=NAME, X=X, y=labels, names=kept, classes=list(classes))
+
+
+def parse_part(text: str) -> dict[str, Any]:
+    """Keywords of :func:`load_stanford_online_products` from text like ``classes=mug,sofa:size=2000``.
+
+    ``size=all`` is None, and "" are the defaults.
+
+    Raises
+    ------
+    InvalidInputError
+        The text says something else.
+    """
+    part: dict[str, Any] = {}
+    for piece in text.split(":") if text else []:
+        name, _, value = piece.partition("=")
+        if name == "classes" and value:
+            part["classes"] = tuple(value.split(","))
+        elif name == "size" and (value == "all" or value.isdecimal()):
+            part["size"] = None if value == "all" else int(value)
+        else:
+            raise InvalidInputError(
+                f"'{piece}' is no part of {NAME}: write {NAME}:classes=mug,sofa:size=2000, either or both."
+            )
+    return part
+
+
+def check_archive(path: Path) -> None:
+    """Compare the MD5 of the archive with that of the published one.
+
+    Raises
+    ------
+    InvalidInputError
+        They differ.
+    """
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "md5").hexdigest()
+    if digest != ARCHIVE_MD5:
+        raise InvalidInputError(f"{path} is damaged (MD5 {digest}, not {ARCHIVE_MD5}): download it again.")
 
 
 def find_root(folder: Path | None) -> Path | None:
