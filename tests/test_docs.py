@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sklearn.datasets
 from typer.main import get_command
@@ -19,6 +21,7 @@ from test_paper_map import find
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]}
+README = (ROOT / "README.md").read_text()
 BENCHMARKS = re.compile(r"\bbenchmarks/\w+\.py\b")
 
 
@@ -88,7 +91,7 @@ def test_what_is_public_is_in_the_reference() -> None:
 
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch, capsys) -> None:
     """As it stands, but on 200 digits and one epoch of every stage."""
-    (code,) = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    (code,) = re.findall(r"```python\n(.+?)```", README, flags=re.DOTALL)
     digits = sklearn.datasets.load_digits()
     digits.images, digits.target = digits.images[:200], digits.target[:200]
     monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: digits)
@@ -113,3 +116,22 @@ def test_the_checks_can_fail() -> None:
         commands("    subspan fit x -k 3  # why\n\ntext `subspan bench tabel` and `subspan figures RUN --truth`")
     )
     assert [wrong_command(words) for words in found] == [None, "no command 'tabel'", "no option '--truth'"]
+
+
+def test_the_table_of_the_readme_is_that_of_the_results():
+    lines = [json.loads(line) for line in (DOCS / "results.jsonl").read_text().splitlines()]
+    rows = re.findall(
+        r"^\| ([\w -]+) \| (.+?)( \(.+\))? \| (\d) \| [\d. /]*\| ([\d. /]+) \|", README, flags=re.MULTILINE
+    )
+    assert len(rows) == 6
+    for title, ours, spread, seeds, kmeans in rows:
+        data = {"COIL-20": "coil20", "Extended Yale B": "eyaleb"}.get(title, title.lower())
+        for row, printed in (("ncsc-global", ours), ("kmeans", kmeans)):
+            ok = [line for line in lines if (line["row"], line["data"], line["status"]) == (row, data, "ok")]
+            found = np.array([[line[score] for score in ("acc", "nmi", "ari")] for line in ok]) * 100
+            shown = [float(figure) for figure in printed.strip("* ").split(" / ")]
+            assert np.abs(found.mean(axis=0) - shown).max() < 0.051, (title, row)
+            if row == "ncsc-global":
+                assert len(ok) == int(seeds), title
+                ends = [float(figure) for figure in re.findall(r"\d+\.\d", spread)]
+                assert not ends or np.abs(found[:, 0].min() - ends[0]) < 0.051 > np.abs(found[:, 0].max() - ends[1])

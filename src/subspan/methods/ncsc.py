@@ -355,7 +355,10 @@ class NCSC(Clusterer):
         return A_s.cpu().numpy(), A_c.cpu().numpy()
 
     def pair_rule(self) -> dict[str, float]:
-        """Pairs selected at the end: positive above ``u``, at most ``limit`` of a sample; negative below ``l``."""
+        """Rule for pairs at the end: positive above ``u``, at most ``limit`` of a sample; negative below ``l`` (Eq. 7).
+
+        Negative pairs teach in joint training alone, which the global recipe leaves out.
+        """
         check_is_fitted(self, "labels_")
         limit = MAX_POSITIVES if self.recipe == "paper" else self._n_neighbors(len(self.labels_))
         return {"u": check_pair(self._auto("u"))[1], "l": self.l, "limit": limit}
