@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,10 @@ import typer
 from subspan import _cli_common as common
 
 if TYPE_CHECKING:
+    from subspan.bench.runner import Plan
     from subspan.bench.settings import Cell, Suite
+
+EXIT_INCOMPLETE = 1
 
 app = typer.Typer(
     help="Run methods on data sets under one protocol, print tables, compare.",
@@ -49,7 +53,12 @@ def run(
     memory_limit: Annotated[float | None, typer.Option(min=0.01, help="GB of resident memory for each cell.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells, and stop.")] = False,
 ) -> None:
-    """Run the cells of a suite, each in a process of its own; an interrupted run goes on where it stopped."""
+    """Run the cells of a suite, each in a process of its own; an interrupted run goes on where it stopped.
+
+    The exit status is 0 if every cell that was asked for is ok, now or from an earlier run, and 1 if one failed, met a
+    limit or has a method that is not there, or if none is ok. Cells of data sets that are not on this machine are only
+    counted as missing, but if --data names the sets the status is 1.
+    """
     from subspan.bench import runner, settings
     from subspan.bench.records import Journal, read_records
     from subspan.errors import InvalidInputError
@@ -65,14 +74,18 @@ def run(
         plan = runner.make_plan(cells, finished, options)
         for cell in plan.todo:
             print(cell.label)
-        _report(plan)
+        _report(plan, finished)
         return
     with Journal(out) as journal:
         plan = runner.make_plan(cells, journal.finished, options)
-        _report(plan)
+        _report(plan, journal.finished)
         tally = runner.run_plan(plan, journal, options, common.say)
-    missing = len(plan.missing) + tally.pop("missing", 0)
+    absent = tally.pop("missing", 0)
+    missing = len(plan.missing) + absent
     common.emit({"out": str(out), "cells": len(cells), "kept": len(plan.done), **tally, "missing": missing})
+    statuses = {journal.finished[cell.key] for cell in cells if cell.key in journal.finished}
+    if statuses != {"ok"} or plan.missing or (data and absent):
+        raise typer.Exit(EXIT_INCOMPLETE)
 
 
 @app.command()
@@ -148,9 +161,12 @@ def _choose_data(known: list[str], wanted: list[str]) -> list[str]:
     return wanted or known
 
 
-def _report(plan) -> None:
+def _report(plan: Plan, finished: dict[str, str]) -> None:
     """What will be done, on stderr."""
     common.say(f"{len(plan.todo)} cells to run, {len(plan.done)} done already.")
+    kept = Counter(finished[cell.key] for cell in plan.done)
+    if troubles := [f"{count} {status}" for status, count in sorted(kept.items()) if status != "ok"]:
+        common.say(f"Of these, {', '.join(troubles)}: kept, whatever the limits are now; --retry runs them again.")
     if plan.missing:
         names = dict.fromkeys(cell.method for cell in plan.missing)
         common.say(f"{len(plan.missing)} cells are missing: there is no method {', '.join(names)} yet.")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 import subspan
 from subspan.bench import runner, shared
 from subspan.bench.records import Journal, read_records
+from subspan.bench.scratch import scratch_folder
 from subspan.bench.settings import cells, parse_suite
 from subspan.bench.worker import choose_samples, run_cell
 from subspan.cli import app
@@ -176,6 +178,12 @@ def test_failing_cells_and_limits_do_not_stop_the_others(suite, tiny, fakes, tmp
     assert "signal 9" in found["fake-suicide"]["error"]
     for record in found.values():
         assert {"key", "versions", "git", "machine", "seed", "oracle", "sources", "started"} <= set(record)
+    for name in ("fake-hog", "fake-suicide"):  # what their processes knew before the fit
+        assert found[name]["config"] == {"n_clusters": 2}
+        assert (found[name]["n"], set(found[name]["seconds"])) == (10, {"load", "total"})
+        assert found[name]["memory"]["peak_gpu_bytes"] is None
+    assert found["fake-sleeper"]["memory"]["peak_bytes"] > 1_000_000
+    assert found["fake-hog"]["memory"]["peak_bytes"] > 600_000_000
     again, tally = run_all([*bad, good], path)
     assert (len(again.done), len(again.todo), tally) == (5, 0, {})
     plan = runner.make_plan([*bad, good], {r["key"]: r["status"] for r in found.values()}, replace(OPTIONS, retry=True))
@@ -199,6 +207,9 @@ def wait_until(condition, seconds=60):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes through /proc")
 def test_kill_9_in_the_middle_loses_nothing(tiny, fakes, tmp_path, monkeypatch):
     log, path, suite_file = tmp_path / "log.txt", tmp_path / "r.jsonl", tmp_path / "slow.toml"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
     monkeypatch.setenv("BENCH_FAKES_LOG", str(log))
     suite_file.write_text(
         'title = "slow"\nseeds = 3\nrows = ["r"]\n[[data]]\nname = "tiny"\nn_clusters = 2\n'
@@ -212,6 +223,7 @@ def test_kill_9_in_the_middle_loses_nothing(tiny, fakes, tmp_path, monkeypatch):
     process.wait()
     orphan = int(log.read_text().split()[-1])
     wait_until(lambda: not alive(orphan), 20)  # the cell that ran does not go on without its runner
+    assert len(list(scratch.glob("subspan-bench-*"))) == 1
     finished = path.read_bytes()
     path.write_bytes(finished + finished[: len(finished) // 2])  # as if the power had failed within a line
     done = subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, check=True)
@@ -220,6 +232,28 @@ def test_kill_9_in_the_middle_loses_nothing(tiny, fakes, tmp_path, monkeypatch):
     expected = [cell.key for cell in cells(parse_suite("slow", suite_file.read_text()), range(3))]
     assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == expected
     assert [line.split()[0] for line in log.read_text().splitlines()] == ["0", "1", "1", "2"]
+    assert list(scratch.glob("subspan-bench-*")) == [], "neither that of the killed run nor its own"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks")
+def test_folders_of_runs_that_live_or_are_not_ours_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, unlocked = tmp_path / "subspan-bench-dead", tmp_path / "subspan-bench-unlocked"
+    for folder in (dead, unlocked):
+        folder.mkdir()
+    (dead / "lock").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "subspan-bench-link").symlink_to(dead)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: dead.stat().st_uid + 1)
+        with scratch_folder():
+            assert dead.is_dir()
+    with scratch_folder() as first:
+        assert not dead.exists()
+        with scratch_folder() as second:
+            assert first.is_dir()
+            assert second.is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {"subspan-bench-unlocked", "subspan-bench-link", "other"}
 
 
 def test_interruption_kills_the_cell_and_keeps_the_file(suite, tiny, fakes, tmp_path, monkeypatch):
@@ -259,7 +293,7 @@ def test_command_line_from_run_to_comparison(suite_file, tiny, fakes, tmp_path):
     dry = invoke(*words, "--dry-run")
     assert dry.stdout.splitlines() == [f"tiny good ({v}) seed {s}" for s in (0, 1) for v in ("raw", "spoilt")]
     done = invoke(*words, "--out", path, "--jobs", 2)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, "a method is not there"
     assert json.loads(done.stdout) == {"out": str(path), "cells": 6, "kept": 0, "ok": 4, "missing": 2}
     assert "no method no-such-method yet" in done.stderr
     table = invoke("table", path, "--suite", suite_file, "--plugin", "bench_fakes").stdout
@@ -267,6 +301,43 @@ def test_command_line_from_run_to_comparison(suite_file, tiny, fakes, tmp_path):
     assert "| absent |  | missing | missing | missing | missing (no such method yet) |" in table
     compared = invoke("compare", f"{path}::good/raw", f"{path}::good/spoilt").stdout
     assert "| tiny | good/raw - good/spoilt | ACC | 2 | +10.00 | +10.00 to +10.00 |" in compared
+
+
+NOWHERE = '[[data]]\nname = "nowhere"\nn_clusters = 2\n'
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["--methods", "good"], 0),  # only data are missing that nobody named
+        (["--methods", "good", "--data", "tiny"], 0),
+        (["--methods", "good", "--data", "tiny,nowhere"], 1),
+        (["--methods", "good", "--data", "nowhere"], 1),
+        (["--methods", "good,bad"], 1),
+    ],
+)
+def test_the_exit_status_says_whether_all_is_there(words, status, suite_file, tiny, fakes, tmp_path):
+    suite_file.write_text(suite_file.read_text().replace("[[row]]", f"{NOWHERE}[[row]]", 1))
+    command = ["run", "--suite", suite_file, "--plugin", "bench_fakes", "--seeds", 1, "--out", tmp_path / "r.jsonl"]
+    for _ in range(2):  # the second time, with what is kept
+        done = invoke(*command, *words)
+        assert done.exit_code == status, done.output
+    assert json.loads(done.stdout)["missing"] == done.stderr.count("nowhere good") + done.stderr.count("nowhere bad")
+
+
+def test_a_run_of_nothing_is_no_success(suite_file, tiny, fakes, tmp_path):
+    suite_file.write_text(suite_file.read_text().replace('"tiny"', '"nowhere"'))
+    words = ["run", "--suite", suite_file, "--plugin", "bench_fakes", "--methods", "good"]
+    assert invoke(*words, "--out", tmp_path / "r.jsonl").exit_code == 1
+
+
+def test_kept_cells_that_are_not_ok_are_told(suite_file, tiny, fakes, tmp_path):
+    words = ["run", "--suite", suite_file, "--plugin", "bench_fakes", "--seeds", 1, "--methods", "good,bad"]
+    words += ["--out", tmp_path / "r.jsonl"]
+    assert "--retry" not in invoke(*words).stderr
+    for more in (["--time-limit", 90], ["--dry-run"]):
+        assert "1 failed: kept" in invoke(*words, *more).stderr
+    assert "kept" not in invoke(*words, "--retry").stderr
 
 
 PRETRAINED = """
@@ -287,7 +358,7 @@ def test_the_command_line_keeps_shared_models_where_it_is_told_and_else_nowhere(
     suite, scratch, cache = tmp_path / "s.toml", tmp_path / "scratch", tmp_path / "cache"
     suite.write_text(PRETRAINED + "".join(rows))
     scratch.mkdir()
-    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     words = ["run", "--suite", suite, "--seeds", 1, "--out"]
     assert invoke(*words, tmp_path / "kept.jsonl", "--cache", cache).exit_code == 0
     assert len(list(cache.iterdir())) == 1, "two cells, one model"

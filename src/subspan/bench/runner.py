@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from subspan.bench.records import Journal
+from subspan.bench.scratch import scratch_folder
 from subspan.bench.settings import Cell
-from subspan.bench.worker import environment
+from subspan.bench.worker import environment, side_file
 from subspan.errors import InvalidInputError
 from subspan.methods import METHODS
 
@@ -96,11 +97,11 @@ def run_plan(plan: Plan, journal: Journal, options: Options, say: Say) -> Counte
     stop, lock, tally = threading.Event(), threading.Lock(), Counter[str]()
     absent: dict[str, str] = {}
 
-    def work(cell: Cell) -> None:
+    def work(cell: Cell, scratch: Path) -> None:
         if stop.is_set():
             return
         record = {"status": "missing", "error": absent[cell.data]} if cell.data in absent else None
-        record = record or run_limited(cell, options, stop)
+        record = record or run_limited(cell, options, stop, scratch)
         if record is None:
             return
         with lock:
@@ -111,8 +112,8 @@ def run_plan(plan: Plan, journal: Journal, options: Options, say: Say) -> Counte
                 journal.append(record)
             say(f"[{sum(tally.values())}/{len(plan.todo)}] {cell.label}: {describe(record)}")
 
-    with ThreadPoolExecutor(max_workers=options.jobs) as pool:
-        running = [pool.submit(work, cell) for cell in plan.todo]
+    with scratch_folder() as scratch, ThreadPoolExecutor(max_workers=options.jobs) as pool:
+        running = [pool.submit(work, cell, scratch) for cell in plan.todo]
         try:
             for future in as_completed(running):
                 future.result()
@@ -130,10 +131,13 @@ def describe(record: dict[str, Any]) -> str:
     return f"{scores} in {record['seconds']['total']:.1f} s"
 
 
-def run_limited(cell: Cell, options: Options, stop: threading.Event) -> dict[str, Any] | None:
-    """Record of one cell: run in a process, killed at its limits; None if ``stop`` was set meanwhile."""
+def run_limited(cell: Cell, options: Options, stop: threading.Event, scratch: Path) -> dict[str, Any] | None:
+    """Record of one cell: run in a process, killed at its limits; None if ``stop`` was set meanwhile.
+
+    Of a cell that has no result the record holds what its process had written of it before.
+    """
     started, begin = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="subspan-bench-") as folder:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         request, result, log = (Path(folder) / name for name in ("request.json", "result.json", "output.txt"))
         asked = {"cell": cell.to_json(), "device": options.device, "plugins": options.plugins}
         asked["cache"] = options.cache or str(Path(folder) / "models")  # removed with the folder, also after a kill
@@ -148,41 +152,55 @@ def run_limited(cell: Cell, options: Options, stop: threading.Event) -> dict[str
                 start_new_session=True,
             )
             try:
-                verdict = _watch(process, begin + cell.time_limit, cell.memory_limit_gb * 1e9, stop)
+                verdict, peak = _watch(process, begin + cell.time_limit, cell.memory_limit_gb * 1e9, stop)
             finally:
                 _kill(process)
         if verdict == "stopped":
             return None
-        found = _outcome(cell, verdict, process.returncode, result, log)
+        if verdict == "ended" and result.is_file():
+            found = _read(result)
+        else:
+            known = _read(side_file(result)) if side_file(result).is_file() else environment()
+            memory = {"peak_bytes": peak or None, "peak_gpu_bytes": None}
+            found = {**known, "memory": memory, **_reason(cell, verdict, process.returncode, log)}
     seconds = {**found.pop("seconds", {}), "total": round(time.monotonic() - begin, 3)}
     return {"key": cell.key, "setting": cell.setting, **cell.to_json(), **found, "seconds": seconds, "started": started}
 
 
-def _watch(process: subprocess.Popen, deadline: float, memory: float, stop: threading.Event) -> str:
-    """Wait for the end of the process ("ended") or for a reason to kill it ("timeout", "memory", "stopped")."""
+def _watch(process: subprocess.Popen, deadline: float, memory: float, stop: threading.Event) -> tuple[str, int]:
+    """Wait for the end of the process ("ended") or for a reason to kill it ("timeout", "memory", "stopped").
+
+    Beside it the largest resident memory that was seen, in bytes.
+    """
+    peak = 0
     while True:
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=_LOOK)
-            return "ended"
+            return "ended", peak
+        used = resident_bytes(process.pid)
+        peak = max(peak, used)
         if stop.is_set():
-            return "stopped"
+            return "stopped", peak
         if time.monotonic() > deadline:
-            return "timeout"
-        if resident_bytes(process.pid) > memory:
-            return "memory"
+            return "timeout", peak
+        if used > memory:
+            return "memory", peak
 
 
-def _outcome(cell: Cell, verdict: str, code: int, result: Path, log: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _reason(cell: Cell, verdict: str, code: int, log: Path) -> dict[str, str]:
+    """Why there is no result."""
     if verdict == "timeout":
-        return {**environment(), "status": "timeout", "error": f"stopped after the limit of {cell.time_limit:g} s"}
+        return {"status": "timeout", "error": f"stopped after the limit of {cell.time_limit:g} s"}
     if verdict == "memory":
-        return {**environment(), "status": "memory", "error": f"stopped above the limit of {cell.memory_limit_gb:g} GB"}
-    if result.is_file():
-        return json.loads(result.read_text(encoding="utf-8"))
+        return {"status": "memory", "error": f"stopped above the limit of {cell.memory_limit_gb:g} GB"}
     end = f"signal {-code}" if code < 0 else f"exit code {code}"
     output = log.read_text(encoding="utf-8", errors="replace")[-_KEPT_OUTPUT:]
     error = f"the process ended with {end} and no result"
-    return {**environment(), "status": "failed", "error": error, "traceback": output}
+    return {"status": "failed", "error": error, "traceback": output}
 
 
 def _kill(process: subprocess.Popen) -> None:

@@ -15,7 +15,7 @@ import time
 import traceback
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,15 @@ _KEPT_CHARACTERS = 4000  # of a traceback, from its end
 
 
 class Stages:
-    """Wall-clock seconds by name of stage."""
+    """Wall-clock seconds by name of stage; ``before`` is called when one begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: Callable[[], object]) -> None:
         self.seconds: dict[str, float] = {}
+        self.before = before
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        self.before()
         start = time.perf_counter()
         try:
             yield
@@ -46,7 +48,12 @@ class Stages:
             self.seconds[name] = round(time.perf_counter() - start, 3)
 
 
-def run_cell(cell: Mapping[str, Any], device: str = "auto", cache: str | None = None) -> dict[str, Any]:
+def run_cell(
+    cell: Mapping[str, Any],
+    device: str = "auto",
+    cache: str | None = None,
+    tell: Callable[[dict[str, Any]], object] = lambda known: None,
+) -> dict[str, Any]:
     """Fit and evaluate; a failure becomes a record too.
 
     Parameters
@@ -57,13 +64,16 @@ def run_cell(cell: Mapping[str, Any], device: str = "auto", cache: str | None = 
         For estimators that have such a parameter.
     cache : str, optional
         Folder of pre-trained models that cells share; a cell with pre-training needs one.
+    tell : callable, optional
+        Gets what is known when a stage begins, for the case that this process does not live to return it.
 
     Returns
     -------
     dict
         ``status`` ("ok", "failed" or "missing"), and what could be found out before that.
     """
-    stages, found = Stages(), dict[str, Any](status="ok")
+    found = dict[str, Any](status="ok")
+    stages = Stages(lambda: tell({**found, "seconds": stages.seconds}))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         try:
@@ -201,17 +211,31 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
+def side_file(result: Path) -> Path:
+    """Where a worker writes what it knows of a cell before it has the result."""
+    return result.with_suffix(".known.json")
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """The whole file or none."""
+    partial = Path(f"{path}.partial")
+    partial.write_text(json.dumps(to_json(content)), encoding="utf-8")
+    os.replace(partial, path)
+
+
 def main(request_path: str, result_path: str) -> None:
     """Read the request, run the cell, write the result."""
+    result = Path(result_path)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     for module in request["plugins"]:
         importlib.import_module(module)
     before = environment()  # of the sources as they are imported, not as they may be hours later
-    result = {**before, **run_cell(request["cell"], request["device"], request["cache"])}
-    partial = Path(f"{result_path}.partial")
-    partial.write_text(json.dumps(to_json(result)), encoding="utf-8")
-    os.replace(partial, result_path)
+
+    def tell(known: Mapping[str, Any]) -> None:
+        _write(side_file(result), {**before, **known})
+
+    _write(result, {**before, **run_cell(request["cell"], request["device"], request["cache"], tell)})
 
 
 if __name__ == "__main__":
