@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import math
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from scipy import stats
 
 from subspan.bench.compare import compare, open_side, t_interval, to_markdown
 from subspan.bench.published import load_published, published_for
-from subspan.bench.records import Journal
+from subspan.bench.records import Journal, read_records
 from subspan.bench.rendering import FORMATS, duration, render
-from subspan.bench.settings import cells
+from subspan.bench.settings import SUITES, cells, load_suite
 from subspan.bench.tables import summarise
 from subspan.errors import InvalidInputError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PUBLISHED = """
 [sources.paper]
@@ -90,11 +94,42 @@ def test_other_formats_hold_the_same(summary):
     assert r"Good\_1 (raw) $^\dagger$ & 10 & 63.33 $\pm$ 15.28 &" in latex
     assert latex.count(r"\\") == 5
     rows = {(row["row"], row["postprocessing"]): row for row in csv.DictReader(io.StringIO(table))}
+    assert (rows["good", "raw"]["live_clusters_min"], rows["good", "raw"]["live_clusters_max"]) == ("1", "2")
+    assert rows["good", "raw"]["elsewhere"] == "71.5 ± 2 / - / 1 [a page]"
+    assert (rows["bad", ""]["live_clusters_min"], rows["bad", ""]["elsewhere"]) == ("", "89 to 91 [a page]")
     assert float(rows["good", "raw"]["acc_mean"]) == pytest.approx(190 / 3)
     assert rows["good", "raw"]["oracle"] == "wait"
     assert (rows["good", "spoilt"]["acc_sd"], rows["good", "spoilt"]["paper_nmi"]) == ("", "60.25")
     assert (rows["bad", ""]["acc_mean"], rows["bad", ""]["troubles"]) == ("", "timeout:1")
     assert all(render(summary, form).endswith("\n") for form in FORMATS)
+
+
+def test_latex_prints_the_notes(summary):
+    noted = replace(summary, notes=["† 100 % of {a_b}", "~x^2 | y < z"])
+    _, _, notes = render(noted, "latex").rpartition("\\end{tabular}")
+    assert notes.splitlines() == [
+        "",
+        "",
+        r"{\footnotesize\begin{itemize}",
+        r"\item $^\dagger$ 100 \% of \{a\_b\}",
+        r"\item \textasciitilde{}x\textasciicircum{}2 \textbar{} y \textless{} z",
+        r"\end{itemize}}",
+    ]
+
+
+def test_machines_and_revisions_are_those_of_the_lines_shown(suite, records):
+    """The first record is shown, the last one is of other settings; rows that were not asked for do not count."""
+    elsewhere = {"machine": {"cpu": "slide rule", "cores": 1}, "versions": {"subspan": "9.9"}}
+    assert "slide rule" in summarise(suite, [records[0] | elsewhere, *records[1:]], []).notes[-1]
+    notes = summarise(suite, [*records[:-1], records[-1] | elsewhere], []).notes
+    assert notes[-1] == "Computed with subspan 0.1.0 (0123456789) on abacus, 2 cores."
+    assert not any("Computed" in note for note in summarise(suite, records, [], ["absent"]).notes)
+
+
+def test_the_page_of_results_is_what_its_script_writes():
+    """If not: python benchmarks/results_page.py"""
+    compose = runpy.run_path(str(ROOT / "benchmarks" / "results_page.py"))["compose"]
+    assert compose() == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 def test_rows_can_be_chosen(suite, records):
@@ -117,6 +152,30 @@ def test_published_figures_for_one_variant_stay_with_it():
     assert published_for(figures, "good", "elsewhere", "raw") == []
 
 
+def test_a_sentence_says_why_ours_is_lower_where_it_is(suite, make_record):
+    why = '[[why]]\nrow = "good"\ndata = ["tiny"]\ntext = "too few epochs"'
+    figures, raw = load_published(PUBLISHED + why), cells(suite, [0])[0]
+    sentence = f"{raw.title} on tiny is lower than published: too few epochs."
+    for acc, said in ((0.71, True), (0.72, False)):
+        assert (sentence in summarise(suite, [make_record(raw, acc=acc)], figures).notes) == said
+    assert sentence not in summarise(suite, [], figures).notes
+    assert not any("lower" in note for note in summarise(suite, [make_record(raw)], load_published(PUBLISHED)).notes)
+
+
+def test_every_lower_figure_of_the_committed_results_has_its_reason():
+    records, figures = read_records(ROOT / "docs" / "results.jsonl"), load_published()
+    sections = [section for name in SUITES for section in summarise(load_suite(name), records, figures).sections]
+    lines = [line for section in sections for line in section.lines if line.seeds]
+    lower = [
+        (line, figure)
+        for line in lines
+        for figure in line.published
+        if figure.is_above({measure: sum(values) / len(values) for measure, values in line.scores.items()})
+    ]
+    assert lower, "some of them are lower"
+    assert [(line.cell.row, line.cell.data) for line, figure in lower if not figure.why] == []
+
+
 def test_the_seconds_of_a_pre_training_that_another_cell_did_count(suite, records):
     lines = summarise(suite, [record | {"shared_seconds": 5.0} for record in records], []).sections[0].lines
     assert lines[0].seconds == 15.0
@@ -135,6 +194,8 @@ def test_times_with_a_graphics_card_are_marked(suite, records):
     assert "- ‡ With a graphics card, slide rule, whose own memory is not counted." in text
     assert "‡" not in render(summarise(suite, records, []), "md")
     assert r"$^\ddagger$" in render(summary, "latex")
+    rows = list(csv.DictReader(io.StringIO(render(summary, "csv"))))
+    assert [row["graphics_cards"] for row in rows[:2]] == ["slide rule", ""]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(9.6, "10 s"), (99.9, "100 s"), (210, "3.5 min"), (7560, "2.1 h")])

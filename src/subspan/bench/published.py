@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +15,8 @@ MEASURES = ("acc", "nmi", "ari")
 class Figure:
     """Scores in percent of one row on one data set, from one source; what the source does not give is None.
 
-    ``own`` marks the figures of the NCSC paper, which have a column of their own.
+    ``own`` marks the figures of the NCSC paper, which have a column of their own; ``why`` says why ours are lower, where
+    they are.
     """
 
     row: str
@@ -32,6 +33,12 @@ class Figure:
     nmi_sd: float | None = None
     ari_sd: float | None = None
     note: str = ""
+    why: str = ""
+
+    def is_above(self, scores: dict[str, float]) -> bool:
+        """Whether the first measure that the source gives is higher than ours, in percent."""
+        given = next((name for name in MEASURES if getattr(self, name) is not None), None)
+        return given is not None and getattr(self, given) > scores[given]
 
     def __str__(self) -> str:
         """``91.2 ± 4.7 / 86.9 / 85.6``, a dash for what is not given."""
@@ -53,11 +60,13 @@ def load_published(text: str | None = None) -> list[Figure]:
         text = (files("subspan.bench") / "settings" / "published.toml").read_text(encoding="utf-8")
     content = tomllib.loads(text)
     sources: dict[str, dict[str, Any]] = content["sources"]
-    return [
+    whys = {(why["row"], data): why["text"] for why in content.get("why", []) for data in why["data"]}
+    figures = [
         Figure(**{**sources[group["source"]], "source": group["source"], "data": group["data"], **entry})
         for group in content["figure"]
         for entry in group["values"]
     ]
+    return [replace(figure, why=whys.get((figure.row, figure.data), "")) for figure in figures]
 
 
 def published_for(figures: Iterable[Figure], row: str, data: str, postprocessing: str) -> list[Figure]:

@@ -12,9 +12,9 @@ from subspan.bench.tables import Line, Section, Summary, name
 
 FORMATS = ("md", "html", "latex", "csv")
 _HEAD = ("method", "n", "ACC", "NMI", "ARI", "runs", "paper", "elsewhere", "live clusters", "time", "memory")
-_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "†": r"$^\dagger$", "‡": r"$^\ddagger$"} | {
-    c: f"\\{c}" for c in "&%$#_{}"
-}
+_LATEX = {"±": r"$\pm$", "†": r"$^\dagger$", "‡": r"$^\ddagger$"} | {c: f"\\{c}" for c in "&%$#_{}"}
+_LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 _STYLE = (
     "body{font:14px sans-serif;margin:2em}table{border-collapse:collapse}td,th{padding:.25em .7em;text-align:right;"
     "border-bottom:1px solid #ccc}td:first-child,th:first-child{text-align:left}tr.missing{color:#888}"
@@ -30,7 +30,6 @@ def cells(line: Line) -> list[str]:
     """The texts of one line, in the order of the columns."""
     scores = [score(line.summary(measure)) for measure in MEASURES]
     own = "; ".join(str(figure) for figure in line.published if figure.own)
-    others = "; ".join(f"{figure} [{figure.title}]" for figure in line.published if not figure.own)
     size = line.n if line.n is not None else line.cell.max_samples
     return [
         name(line) + (" †" if line.oracle else ""),
@@ -38,11 +37,15 @@ def cells(line: Line) -> list[str]:
         *scores,
         line.state,
         own,
-        others,
+        _elsewhere(line),
         live(line.live),
         "" if line.seconds is None else duration(line.seconds) + (" ‡" if line.cards else ""),
         "" if line.peak_bytes is None else f"{line.peak_bytes / 1e9:.1f} GB",
     ]
+
+
+def _elsewhere(line: Line) -> str:
+    return "; ".join(f"{figure} [{figure.title}]" for figure in line.published if not figure.own)
 
 
 def score(summary: tuple[float, float | None] | None) -> str:
@@ -107,7 +110,8 @@ def _latex(summary: Summary) -> str:
         out += [" & ".join(_HEAD) + r" \\ \hline"]
         out += [" & ".join(_escape_latex(text) for text in cells(line)) + r" \\" for line in section.lines]
         out += [r"\end{tabular}", ""]
-    return "\n".join([*out, *(f"% {note}" for note in summary.notes), ""])
+    notes = [rf"\item {_escape_latex(note)}" for note in summary.notes]
+    return "\n".join([*out, r"{\footnotesize\begin{itemize}", *notes, r"\end{itemize}}", ""])
 
 
 def _escape_latex(text: str) -> str:
@@ -121,7 +125,8 @@ def _csv(summary: Summary) -> str:
     statistic = [f"{measure}_{what}" for measure in MEASURES for what in ("mean", "sd")]
     paper = [f"paper_{measure}" for measure in MEASURES]
     head = ["data", "row", "postprocessing", "title", "n", "seeds", "seeds_wanted", *statistic, *paper, "oracle"]
-    writer.writerow([*head, "troubles", "seconds_median", "peak_bytes"])
+    head += ["troubles", "seconds_median", "peak_bytes", "graphics_cards"]
+    writer.writerow([*head, "live_clusters_min", "live_clusters_max", "elsewhere"])
     for line in (line for section in summary.sections for line in section.lines):
         figures = [value for measure in MEASURES for value in line.summary(measure) or (None, None)]
         own = next((figure for figure in line.published if figure.own), None)
@@ -130,6 +135,7 @@ def _csv(summary: Summary) -> str:
             [cell.data, cell.row, cell.postprocessing, cell.title, line.n, len(line.seeds), line.wanted, *figures]
             + [None if own is None else getattr(own, measure) for measure in MEASURES]
             + [" ".join(line.oracle), " ".join(f"{k}:{v}" for k, v in sorted(line.troubles.items()))]
-            + [line.seconds, line.peak_bytes]
+            + [line.seconds, line.peak_bytes, "; ".join(line.cards)]
+            + [min(line.live, default=None), max(line.live, default=None), _elsewhere(line)]
         )
     return stream.getvalue()

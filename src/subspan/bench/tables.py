@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from subspan.bench.published import MEASURES, Figure, published_for
@@ -95,7 +95,8 @@ def summarise(
     by_setting: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         by_setting.setdefault((record["row"], record["setting"]), []).append(record)
-    sections, used = [], 0
+    sections: list[Section] = []
+    used: list[Record] = []
     for data in suite.data:
         lines = []
         for row in suite.rows:
@@ -103,10 +104,10 @@ def summarise(
                 continue
             for cell in row_cells(suite, row, data, 0):
                 found = by_setting.get((row.name, cell.setting), [])
-                used += len(found)
+                used += found
                 lines.append(_line(cell, found, suite.seeds, figures))
         sections.append(Section(data, lines))
-    return Summary(suite.title, sections, _notes(sections, records, len(records) - used))
+    return Summary(suite.title, sections, _notes(sections, used, len(records) - len(used)))
 
 
 def _line(cell: Cell, records: list[Record], wanted: int, figures: list[Figure]) -> Line:
@@ -133,7 +134,7 @@ def _seconds(record: Record) -> float:
     return record["seconds"]["total"] + record.get("shared_seconds", 0.0)
 
 
-def _notes(sections: list[Section], records: Sequence[Record], unused: int) -> list[str]:
+def _notes(sections: list[Section], used: list[Record], unused: int) -> list[str]:
     lines = [line for section in sections for line in section.lines]
     notes = ["ACC, NMI, ARI in percent: mean ± standard deviation (n - 1) over seeds, final state of every run."]
     notes.append("Every method is told the number of clusters.")
@@ -141,16 +142,25 @@ def _notes(sections: list[Section], records: Sequence[Record], unused: int) -> l
         notes.append(f"† Inputs that were chosen with labels. {'; '.join(marked)}.")
     if cards := sorted({card for line in lines for card in line.cards}):
         notes.append(f"‡ With a graphics card, {', '.join(cards)}, whose own memory is not counted.")
+    notes += list(dict.fromkeys(text for line in lines for text in _lower(line)))
     sources = {f.source: f"{f.title}: {f.text}" for line in lines for f in line.published}
     notes += [f"{text}." for text in sources.values()]
     if unused:
         notes.append(f"Left out, of other rows, data sets or settings: {unused} lines of the file.")
-    counted = [record for record in records if record["status"] == "ok"]
+    counted = [record for record in used if record["status"] == "ok"]
     revisions = sorted({_revision(record) for record in counted})
     machines = sorted({f"{record['machine']['cpu']}, {record['machine']['cores']} cores" for record in counted})
     if counted:
         notes.append(f"Computed with subspan {', '.join(revisions)} on {'; '.join(machines)}.")
     return notes
+
+
+def _lower(line: Line) -> Iterator[str]:
+    """Why the figures of a line are lower than published ones, if they are and somebody said why."""
+    means = {measure: statistics.fmean(values) for measure, values in line.scores.items() if values}
+    for figure in line.published:
+        if means and figure.why and figure.is_above(means):
+            yield f"{line.cell.title} on {line.cell.data} is lower than published: {figure.why}."
 
 
 def _revision(record: Record) -> str:
