@@ -15,8 +15,7 @@ MEASURES = ("acc", "nmi", "ari")
 class Figure:
     """Scores in percent of one row on one data set, from one source; what the source does not give is None.
 
-    ``own`` marks the figures of the NCSC paper, which have a column of their own; ``why`` says why ours are lower, where
-    they are.
+    ``own`` marks the figures of the NCSC paper, which have a column of their own; ``why`` says why ours are lower.
     """
 
     row: str
