@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
 
-from subspan import pretraining
+from subspan import NCSC, pretraining
 from subspan._validation import check_samples
 from subspan.errors import InvalidInputError
 from subspan.multiscale import MultiScaleScattering, make_scattering
@@ -52,6 +53,26 @@ def test_more_samples_than_the_encoder_is_fitted_to_all_have_codes(monkeypatch):
     assert int(encoder.n_seen) == 11
     assert sum(seen) == 29
     torch.testing.assert_close(codes, again(x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_fitting_holds_is_limited_and_announced(monkeypatch):
+    """Coefficients of large images fill a gigabyte soon: fewer are held, and the preflight counts them."""
+    small, large = (MultiScaleScattering((3, side, side), 5) for side in (16, 32))
+    monkeypatch.setattr(pretraining, "HELD", 4 * large.n_coefficients * 2000)
+    assert pretraining.fitted_samples(large, 5000) == 2000
+    assert pretraining.fitted_samples(large, 50) == 50
+    assert pretraining.fitted_samples(small, 5000) > 2000
+    monkeypatch.setattr(pretraining, "HELD", 1)
+    assert pretraining.fitted_samples(large, 5000) == pretraining.LEAST
+    monkeypatch.undo()
+    bytes_of = [sum(memory(side).values()) for side in (32, 64)]
+    assert bytes_of[1] - bytes_of[0] > 5e8
+    assert "scattering" in memory(64)
+    assert "scattering" not in NCSC(2).estimate_resources(np.zeros((1000, 8)))["parts"]
+
+
+def memory(side):
+    return NCSC(2).estimate_resources(np.broadcast_to(np.uint8(7), (5000, side, side, 3)))["parts"]
 
 
 def test_one_scale_where_the_image_is_small_or_a_scale_is_asked_for():

@@ -15,7 +15,8 @@ from subspan.scattering import ScatteringEncoder, build_scattering_encoder
 from subspan.training import Phase
 
 ENCODE_BATCH = 5000
-FITTED = 20_000  # samples to which a fixed encoder is fitted at most
+FITTED = 20_000  # samples to which a fixed encoder is fitted at most,
+HELD, LEAST = 1_000_000_000, 1024  # bytes of coefficients that are held meanwhile, but for so many samples at least
 
 
 class Reconstruction(Phase):
@@ -43,17 +44,31 @@ class Reconstruction(Phase):
         yield {"reconstruction": (self.encoder(x)[1] - x).square().sum() / (2 * len(x))}
 
 
+def fitted_samples(encoder: Encoder, n: int) -> int:
+    """To how many of n samples an encoder is fitted, if it is a fixed one that is: 20,000, or what 1 GB can hold."""
+    if not isinstance(encoder, ScatteringEncoder | MultiScaleScattering):
+        return n
+    return min(n, FITTED, max(HELD // (4 * encoder.n_coefficients), LEAST))
+
+
+def fitting_bytes(encoder: Encoder, n: int) -> int:
+    """Expected memory of fitting a fixed encoder: coefficients, and blocks of 1,024 images of them in float64."""
+    if not isinstance(encoder, ScatteringEncoder | MultiScaleScattering):
+        return 0
+    return 4 * encoder.n_coefficients * (fitted_samples(encoder, n) + 8 * min(n, LEAST))
+
+
 @torch.no_grad()
 def encode(samples: Samples, encoder: Encoder, device: torch.device) -> Tensor:
     """Codes of all samples, float32 (n, d), on the device.
 
-    An encoder that is fitted, not trained, is fitted first if it was not yet: to 20,000 samples spread evenly over the
-    data, or to all if there are fewer.
+    An encoder that is fitted, not trained, is fitted first if it was not yet: to :func:`fitted_samples` of the samples,
+    spread evenly over the data.
     """
     codes = torch.empty(samples.n, encoder.n_codes, device=device)
     parts: Iterable[slice | Tensor] = iter_slices(samples.n, ENCODE_BATCH)
     if isinstance(encoder, ScatteringEncoder | MultiScaleScattering) and not int(encoder.n_seen):
-        spread = torch.linspace(0, samples.n - 1, min(samples.n, FITTED)).round().long()
+        spread = torch.linspace(0, samples.n - 1, fitted_samples(encoder, samples.n)).round().long()
         found = encoder.fit_encode(samples.batch(rows).to(device) for rows in spread.split(ENCODE_BATCH))
         if len(found) == samples.n:
             return found

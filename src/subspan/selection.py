@@ -19,7 +19,7 @@ from subspan._validation import Samples
 from subspan.encoders import Encoder
 from subspan.neighbours import GlobalSelfExpression
 from subspan.pairs import Pairs
-from subspan.pretraining import encode_each
+from subspan.pretraining import encode_each, fitted_samples
 from subspan.spectral import spectral_embedding
 
 SAMPLES = 5000  # that are looked at
@@ -55,7 +55,7 @@ def choose_encoder(
 ) -> tuple[str, dict[str, float]]:
     """Name of the encoder with the largest :func:`association`, each at its best gamma, and the value of each.
 
-    At most 5000 samples are looked at.
+    At most 5000 samples are looked at, of large images as many as an encoder is fitted to.
 
     Parameters
     ----------
@@ -66,7 +66,8 @@ def choose_encoder(
         Clusters, and neighbours of each sample.
     device : torch.device
     """
-    some = samples.subset(_some(samples.n))
+    limit = min(fitted_samples(encoder, samples.n) for encoder in encoders.values())
+    some = samples.subset(_some(samples.n, limit))
     scores = {}
     for name, z in encode_each(some, encoders, device):
         gamma, values = choose_gamma(normalize(z - z.mean(dim=0), dim=1), k, m)
@@ -74,5 +75,5 @@ def choose_encoder(
     return max(scores, key=lambda name: scores[name]), scores
 
 
-def _some(n: int) -> Tensor:
-    return torch.randperm(n, generator=generator(0))[:SAMPLES].sort().values
+def _some(n: int, limit: int = SAMPLES) -> Tensor:
+    return torch.randperm(n, generator=generator(0))[: min(limit, SAMPLES)].sort().values

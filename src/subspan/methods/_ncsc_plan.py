@@ -228,7 +228,15 @@ def _classifiers(
 
 
 def memory_parts(
-    n: int, n_codes: int, *, neighbours: int, batch_size: int, joint: bool, learned: bool, searched: int = 0
+    n: int,
+    n_codes: int,
+    *,
+    neighbours: int,
+    batch_size: int,
+    joint: bool,
+    learned: bool,
+    searched: int = 0,
+    fitting: int = 0,
 ) -> dict[str, int]:
     """Expected peak memory of ``fit`` in bytes, by part.
 
@@ -244,6 +252,8 @@ def memory_parts(
         Whether Eq. 8 is trained, and whether C is.
     searched : int
         Clusters that are searched for on the graph of pairs; 0 if that is not done.
+    fitting : int
+        Bytes that fitting a fixed encoder takes. All but the codes comes later, so only what exceeds that counts.
     """
     batch = min(batch_size, n)
     parts = {"libraries": LIBRARIES, "codes": 4 * n * n_codes * 4}
@@ -255,7 +265,8 @@ def memory_parts(
         parts["affinities"] = 4 * batch * batch * (14 if joint else 5)  # Eq. 8 is differentiated through C
     if learned:
         parts["learned_coefficients"] = learned_bytes([batch]) * max(1, round(n / batch))
-    return parts
+    later = sum(parts.values()) - parts["libraries"] - parts["codes"]
+    return parts | ({"scattering": fitting - later} if fitting > later else {})
 
 
 def check_memory(parts: dict[str, int], batch_size: int, n: int) -> None:

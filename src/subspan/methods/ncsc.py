@@ -62,7 +62,7 @@ from subspan.methods._ncsc_settling import holds
 from subspan.methods._ncsc_time import expected_seconds, spoken
 from subspan.multiscale import make_scattering
 from subspan.pairs import MAX_POSITIVES
-from subspan.pretraining import restore_encoder
+from subspan.pretraining import fitting_bytes, restore_encoder
 from subspan.progress import Progress
 from subspan.selection import SAMPLES, choose_encoder
 from subspan.self_expression import (
@@ -402,6 +402,7 @@ class NCSC(Clusterer):
             joint=(paper or encoder.trainable) and self._all_epochs()["collaboration"] > 0,
             learned=self.self_expression == "parameter",
             searched=self.n_clusters if self._searches else 0,
+            fitting=fitting_bytes(encoder, n),
         )
 
     def _n_neighbors(self, n: int) -> int:
