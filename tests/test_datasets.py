@@ -248,10 +248,18 @@ def test_csv_layouts(tmp_path: Path, text: str, expected: list) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,kind\n1,red\n2,blue\n", r"Column 'kind' .* not numeric \('red', line 2\)"),
-        ("a,b\n1,2\n3,\n", r"Column 'b' .* \('', line 3\)"),
+        ("a,kind\n1,red\n2,blue\n", r"Column 'kind' is not numeric \('red' in line 2 of .*\): remove it"),
+        ("a,kind\n1,red; blue\n", r"Column 'kind' is not numeric \('red; blue' in line 2"),
+        ("a,b\n1,2\n3,\n", "Column 'b' has an empty cell in line 3 of .*: fill it in"),
+        ("1, ,2\n3,4,5\n", "Column '1' has an empty cell in line 1 of"),
+        (
+            "1,5;2,5;3,5\n",
+            "Cell '5;2' in line 1 of .* not one number; cells are separated by ',' .* point for decimals",
+        ),
+        ("a;b\n1,5;2\n", "Cell '1,5' in line 2 of .*; cells are separated by ';'"),
+        ("a,b\n1;2\n", "Cell '1;2' in line 2 of .* use the same separator"),
         ("a,b\n1,2\n3,nan\n", "Column 'b' .* missing or infinite"),
-        ("a,b\n1,2\n3\n", "Line 3 .* 1 of 2 cells"),
+        ("a,b\n1,2\n3\n", "There are 1 of 2 cells in line 3 of"),
         ("", "is empty"),
         ("a,b\n", "is empty"),
         ("label,name\n1,2\n", "no feature columns"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -77,10 +78,11 @@ def _detect(path: Path) -> _Layout:
         raise InvalidInputError(f"{path} is empty: give a table with one sample per line.")
     delimiter = max(",;\t", key=line.count)
     cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
-    known = {*LABEL_KEYS, *NAME_KEYS, ""}
+    known = {*LABEL_KEYS, *NAME_KEYS}
     header = (
         not any(_is_number(cell) for cell in cells)
         or any(cell.lower() in known for cell in cells)
+        or cells[0] == ""
         or (len(cells) > 2 and cells == [str(i) for i in range(len(cells))])  # column numbers, as pandas writes them
     )
     return _Layout(delimiter, header, cells if header else [str(i) for i in range(len(cells))])
@@ -137,15 +139,26 @@ def _bad_cell(path: Path, layout: _Layout, features: list[int]) -> str:
         for row in reader:
             if not row or (layout.header and [cell.strip() for cell in row] == layout.columns):
                 continue
-            if len(row) <= max(features):
-                return f"Line {reader.line_num} of {path} has {len(row)} of {len(layout.columns)} cells: complete it."
-            for i in features:
-                if not _is_number(row[i]):
-                    return (
-                        f"Column '{layout.columns[i]}' of {path} is not numeric ({row[i]!r}, line {reader.line_num}): "
-                        "remove it, or call it 'label' or 'name' if that is what it holds."
-                    )
+            bad = next((i for i in features if i >= len(row) or not _is_number(row[i])), None)
+            if bad is not None:
+                return _complaint(row, bad, layout, f"line {reader.line_num} of {path}")
     return f"{path} is not a table of numbers: give one sample per line, separated by commas."
+
+
+def _complaint(row: list[str], i: int, layout: _Layout, where: str) -> str:
+    """What is wrong with cell ``i`` of a row, and what to do about it."""
+    cell, column = (row[i] if i < len(row) else row[-1]).strip(), f"Column '{layout.columns[i]}'"
+    parts = re.split("[,;\t]", cell)
+    if len(parts) > 1 and all(_is_number(part) for part in parts if part.strip()):
+        return (
+            f"Cell {cell!r} in {where} is not one number; cells are separated by {layout.delimiter!r} there: use the "
+            "same separator in the whole file, and a point for decimals."
+        )
+    if i >= len(row):
+        return f"There are {len(row)} of {len(layout.columns)} cells in {where}: complete it."
+    if not cell:
+        return f"{column} has an empty cell in {where}: fill it in, or remove the line or the column."
+    return f"{column} is not numeric ({cell!r} in {where}): remove it, or call it 'label' or 'name' if it holds that."
 
 
 def _check_finite(X: np.ndarray, columns: list[str], path: Path) -> None:
