@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import subspan
+from subspan import NCSC
 from subspan.base import Clusterer, load, resolve_device
 from subspan.errors import CheckpointError, InvalidInputError
 
@@ -200,6 +201,63 @@ def test_a_model_of_an_absent_device_is_loaded_on_what_is_there(tmp_path):
     rewrite(tmp_path, parameters=meta["parameters"] | {"device": "abacus"})
     with pytest.warns(UserWarning, match="fitted on device 'abacus', which this machine does not have"):
         assert load(tmp_path).device == "auto"
+
+
+def test_a_device_of_torch_is_saved_by_its_name(tmp_path):
+    model = Signs(device=torch.device("cpu")).fit(X())
+    model.save(tmp_path)
+    again = load(tmp_path)
+    assert again.device == "cpu"
+    assert np.array_equal(again.predict(X()), model.predict(X()))
+
+
+def images(dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, 256, (20, 4, 4)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
+@pytest.mark.parametrize("method", ["predict", "transform"])
+def test_images_that_were_divided_after_the_fit_are_told(tmp_path, dtype, method):
+    Signs().fit(images(dtype)).save(tmp_path)
+    with pytest.warns(UserWarning, match=r"in \[0, 1\].*give images on that scale") as told:
+        getattr(load(tmp_path), method)(images() / 255)
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("fitted", "new"),
+    [
+        (images(), images().astype(float)),
+        (images() / 255, images() / 255),
+        (images() / 100, images() / 255),  # no whole numbers: values of any size may be right
+        (images() // 128, images() / 255),  # 0 and 1
+        (images(), images() // 128),
+        (images(), np.zeros((2, 4, 4))),
+        (images().reshape(20, -1), images().reshape(20, -1) / 255),  # vectors may be in any unit
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_images_on_the_scale_of_the_fit_are_not_told(fitted, new):
+    Signs().fit(fitted).predict(new)
+
+
+def test_models_that_do_not_say_whether_they_saw_whole_numbers_are_read(tmp_path):
+    Signs().fit(images()).save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    meta, tensors = json.loads((tmp_path / "model.json").read_text()), load_file(path)
+    del tensors["scaling.whole"]
+    save_file(tensors, path, {"model": json.dumps(meta)})
+    assert load(tmp_path).scaling_.whole is False
+
+
+@pytest.mark.parametrize("look", ["estimate_resources", "resolved_parameters"])
+def test_an_iterator_is_not_used_up_before_the_fit(look):
+    batches = iter([X(), X()])
+    with pytest.raises(InvalidInputError, match=r"X is an iterator.*give an array, or an iterable"):
+        getattr(NCSC(2), look)(batches)
+    assert len(list(batches)) == 2
+    loader = torch.utils.data.DataLoader(torch.from_numpy(X()), batch_size=7)
+    assert getattr(NCSC(2), look)(loader) == getattr(NCSC(2), look)(X())
 
 
 def test_devices():

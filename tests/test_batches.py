@@ -49,6 +49,14 @@ def test_tensors_strided_rows_and_empty_batches_are_taken():
     assert spool([half]).dtype == np.float32
 
 
+@pytest.mark.parametrize("wrap", [list, tuple])
+def test_one_array_in_a_list_or_tuple_is_a_batch(wrap):
+    X = torch.rand(10, 4)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X), batch_size=3)
+    for batches in (loader, (wrap([part.numpy()]) for part in X.split(3))):
+        assert np.array_equal(check_samples(batches).batch(slice(0, 10)), X)
+
+
 def test_a_data_loader_is_a_series_and_data_are_not():
     X = torch.rand(10, 4)
     loader = torch.utils.data.DataLoader(X, batch_size=3)
@@ -66,6 +74,8 @@ def test_a_data_loader_is_a_series_and_data_are_not():
         ([np.ones((0, 3))], "X yields no samples"),
         ([np.ones((2, 3)), np.ones((2, 4))], r"batch 1 holds float64 samples of shape \(4,\), but the first one"),
         ([np.ones((2, 3)), np.ones((2, 3), np.float32)], "batch 1 holds float32 samples"),
+        ([[1.0]], "batch 0 of X is a list"),
+        ([[np.ones((2, 3)), np.ones(2)]], "batch 0 of X is a list: yield .* without labels"),
         ([(np.ones((2, 3)), np.ones(2))], "batch 0 of X is a tuple: yield .* without labels"),
         ([np.ones(3)], r"batch 0 of X is an array of shape \(3,\)"),
         ([np.array([["a"]])], "batch 0 of X is an array"),
@@ -80,6 +90,12 @@ def test_what_is_no_series_of_batches_is_named(batches, words):
 def test_values_are_checked_as_in_an_array():
     with pytest.raises(InvalidInputError, match="NaN in 1 of 4 rows"):
         check_samples(iter([np.ones((2, 3)), np.array([[1.0, np.nan, 1.0], [1, 1, 1]])]))
+
+
+def test_a_folder_that_cannot_be_written_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(ResourceError, match=r"temporary file, which cannot be made .*absent.*: set TMPDIR"):
+        spool([np.ones((2, 3))])
 
 
 def test_a_full_disk_is_named(monkeypatch):

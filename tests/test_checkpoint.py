@@ -6,13 +6,14 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import subspan
 from subspan import checkpoint as checkpoint_module
-from subspan.checkpoint import Checkpoint, Position, write_tensors
+from subspan.checkpoint import Checkpoint, Position, saved_seed, write_tensors
 from subspan.errors import CheckpointError
 from subspan.training import Outcome, Phase, train
 
@@ -200,6 +201,30 @@ def test_other_run_is_refused_by_the_name_of_what_differs(tmp_path, now):
     saved(tmp_path, fingerprint={"k": 3, "u": (0.7, 0.9)})
     with pytest.raises(CheckpointError, match=r"of another run \(k: 3 then, 4 now\): use another folder"):
         Checkpoint(tmp_path, now, resume=True).read()
+
+
+def test_numbers_of_numpy_and_arrays_are_the_same_configuration(tmp_path):
+    wide = np.arange(2000.0)
+    saved(tmp_path, fingerprint={"k": np.int64(3), "l": np.float32(0.5), "u": np.array([0.7, 0.9]), "w": wide})
+    same = {"k": 3, "l": 0.5, "u": (0.7, 0.9), "w": list(wide)}
+    assert Checkpoint(tmp_path, same, resume=True).read() is not None
+    with pytest.raises(CheckpointError, match=r"of another run \(w: "):
+        Checkpoint(tmp_path, same | {"w": np.where(wide == 1000, 0.0, wide)}, resume=True).read()
+
+
+def test_the_seed_of_a_state_is_known_without_its_configuration(tmp_path):
+    assert saved_seed(tmp_path) is None
+    saved(tmp_path, fingerprint={"k": 3})
+    assert saved_seed(tmp_path) is None
+    saved(tmp_path, fingerprint={"k": 3, "seed": 17})
+    assert saved_seed(tmp_path) == 17
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        saved_seed(tmp_path)
+    write_tensors(path, {}, {"version": "1", "fingerprint": "{"})
+    with pytest.raises(CheckpointError, match="is damaged"):
+        saved_seed(tmp_path)
 
 
 @pytest.mark.parametrize("now", [{"k": 3, "new": 1}, {}])

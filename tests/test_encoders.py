@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -312,6 +313,8 @@ def test_given_sizes_are_kept():
     assert make("residual", (3, 64, 64), strides=[2, 2, 2, 1]).code_shape == (40, 8, 8)
     assert make("conv", (1, 28, 28), channels=None).channels == (10, 20, 30)
     assert make("mlp", (9,), latent_dim=91, hidden=[7]).config()["hidden"] == [7]
+    sizes = make("mlp", (9,), latent_dim=np.int64(91), hidden=(np.int32(7),)).config()
+    assert type(sizes["latent_dim"]) is type(sizes["hidden"][0]) is int
 
 
 @pytest.mark.parametrize(

@@ -206,11 +206,12 @@ def test_scaling_survives_tensors_bit_by_bit(X):
     samples = check_samples(X)
     scaling = fit_scaling(samples)
     tensors = scaling.to_tensors()
-    assert {name: t.dtype for name, t in tensors.items()} == {"shift": torch.float64, "scale": torch.float64}
+    dtypes = {"shift": torch.float64, "scale": torch.float64, "whole": torch.bool}
+    assert {name: t.dtype for name, t in tensors.items()} == dtypes
     again = Scaling.from_tensors({name: t.clone() for name, t in tensors.items()})
     everything = slice(0, len(samples))
     assert torch.equal(samples.with_scaling(again).batch(everything), samples.with_scaling(scaling).batch(everything))
-    assert again.scale == scaling.scale
+    assert (again.scale, again.whole) == (scaling.scale, scaling.whole)
     assert again.shift.shape == scaling.shift.shape
 
 
@@ -249,6 +250,11 @@ def test_non_finite_rows_are_counted(shape):
         (np.full((2, 8, 8), "a", dtype=object), InvalidInputError, "not numbers"),
         (np.zeros((2, 8, 8), dtype="M8[s]"), InvalidInputError, "datetime64"),
         ([[1, 2], [3]], InvalidInputError, "ragged"),
+        (
+            [np.ones((4, 3)), np.ones((2, 3))],
+            InvalidInputError,
+            r"ragged.* a list is read as samples.* give iter\(list\)",
+        ),
         (np.ma.masked_equal(np.eye(3), 0), InvalidInputError, "masked"),
     ],
 )

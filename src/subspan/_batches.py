@@ -31,19 +31,19 @@ def spool(batches: Iterable[Any]) -> np.ndarray:
     Parameters
     ----------
     batches : iterable of array-like of shape (b, ...)
-        ndarrays or torch tensors of one dtype that differ in b alone.
+        ndarrays or torch tensors of one dtype that differ in b alone, each as it is or as the one entry of a list or
+        tuple, which is what the ``DataLoader`` of a ``TensorDataset`` gives.
 
     Raises
     ------
     InvalidInputError
         No batch, a batch that is no array, or batches of different sample shapes or types.
     ResourceError
-        The disk is full.
+        The disk is full, or there is no folder for temporary files.
     """
     first: np.ndarray | None = None
     count = 0
-    # without a buffer: what did not fit would be written again when the file is closed, and fail again there
-    with tempfile.TemporaryFile(prefix="subspan-", buffering=0) as file:
+    with _temporary_file() as file:
         for number, batch in enumerate(batches):
             rows = _as_rows(batch, number)
             first = rows[:1] if first is None else first
@@ -55,7 +55,10 @@ def spool(batches: Iterable[Any]) -> np.ndarray:
             _write(file, rows)
             count += len(rows)
         if first is None or count == 0:
-            raise InvalidInputError("X yields no samples: an iterator that was used up before gives nothing.")
+            raise InvalidInputError(
+                "X yields no samples: an iterator that was used up gives nothing. Make it anew, or give an array "
+                "or an iterable that can be read again."
+            )
         return np.memmap(file, dtype=first.dtype, mode="r", shape=(count, *first.shape[1:]))
 
 
@@ -73,7 +76,20 @@ def from_torch(X: torch.Tensor) -> np.ndarray:
     return (X.float() if X.dtype == torch.bfloat16 else X).resolve_conj().resolve_neg().numpy()
 
 
+def _temporary_file() -> IO[bytes]:
+    try:
+        # without a buffer: what did not fit would be written again when the file is closed, and fail again there
+        return tempfile.TemporaryFile(prefix="subspan-", buffering=0)
+    except OSError as error:
+        raise ResourceError(
+            f"the batches of X need a temporary file, which cannot be made ({error}): set TMPDIR to a folder that can "
+            "be written, and start Python again."
+        ) from error
+
+
 def _as_rows(batch: Any, number: int) -> np.ndarray:
+    if isinstance(batch, list | tuple) and len(batch) == 1 and isinstance(batch[0], torch.Tensor | np.ndarray):
+        batch = batch[0]
     if isinstance(batch, torch.Tensor):
         batch = from_torch(batch)
     plain = isinstance(batch, np.ndarray) and not isinstance(batch, np.ma.MaskedArray)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -10,29 +11,47 @@ import numpy as np
 from subspan.errors import InvalidInputError
 
 
-def check_pair(value, name: str = "value") -> tuple[float, float]:
+def is_number(value: Any, kind: type = Real) -> bool:
+    """Whether a value is one real number (or integer), of Python or of NumPy; True and False are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def check_pair(value: Any, name: str = "value") -> tuple[float, float]:
     """A pair (begin, end); a single number stands for both."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if is_number(value):
         return float(value), float(value)
-    if isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
-        return float(value[0]), float(value[1])
+    ends = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(ends, tuple | list) and len(ends) == 2 and all(map(is_number, ends)):
+        return float(ends[0]), float(ends[1])
     raise InvalidInputError(f"{name} must be a number or a pair (begin, end), not {value!r}.")
 
 
-def check_choice(name: str, value, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
+def check_single(name: str, value: Any) -> None:
+    """Refuse what is neither a number nor a word: an array would be compared entry by entry."""
+    if not is_number(value) and not isinstance(value, str):
+        raise InvalidInputError(f"{name} is {value!r}; give one number, or 'auto'.")
+
+
+def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in allowed:
         raise InvalidInputError(f"{name} is {value!r}; choose one of {', '.join(map(repr, allowed))}.")
 
 
-def check_number(name: str, value, low: float, high: float = math.inf) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (good and math.isfinite(value) and low <= value <= high):
+def check_number(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    if not (is_number(value) and math.isfinite(value) and low <= value <= high):
         bound = f"between {low:g} and {high:g}" if high < math.inf else f"of at least {low:g}"
         raise InvalidInputError(f"{name} is {value!r}; give a number {bound}.")
 
 
-def check_integer(name: str, value, low: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < low:
+def check_above(low: float, **values: Any) -> None:
+    """Raise InvalidInputError unless every value is a finite number above ``low``."""
+    for name, value in values.items():
+        if not (is_number(value) and math.isfinite(value) and value > low):
+            raise InvalidInputError(f"{name}={value!r} must be a finite number above {low:g}.")
+
+
+def check_integer(name: str, value: Any, low: int) -> None:
+    if not is_number(value, Integral) or value < low:
         raise InvalidInputError(f"{name} is {value!r}; give an integer of at least {low}.")
 
 

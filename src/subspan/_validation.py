@@ -32,10 +32,13 @@ class Scaling:
     shift : ndarray of shape () or (p,), float64
     scale : float
         One positive scalar for all entries, so that angles between centred samples are kept.
+    whole : bool
+        Whether it was fitted to images of whole numbers that go beyond 1, such as 0 .. 255.
     """
 
     shift: np.ndarray = field(default_factory=lambda: np.zeros(()))
     scale: float = 1.0
+    whole: bool = False
 
     def apply(self, rows: np.ndarray) -> np.ndarray:
         """Scaled float32 copy of ``rows``; wide types are shifted in float64 so that large offsets lose no digits."""
@@ -49,19 +52,21 @@ class Scaling:
 
     def without_shift(self) -> Scaling:
         """Scaling alone, at least as strong: for linear subspaces, which pass through the origin."""
-        return Scaling(scale=max(self.scale, float(np.abs(self.shift).max(initial=0.0))))
+        return replace(self, shift=np.zeros(()), scale=max(self.scale, float(np.abs(self.shift).max(initial=0.0))))
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
-        """``{"shift", "scale"}`` as float64 tensors, as safetensors stores them."""
+        """``{"shift", "scale"}`` as float64 tensors and ``{"whole"}`` as a bool, as safetensors stores them."""
         return {
             "shift": torch.from_numpy(np.array(self.shift, dtype=np.float64)),
             "scale": torch.tensor(self.scale, dtype=torch.float64),
+            "whole": torch.tensor(self.whole),
         }
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Scaling:
-        """Inverse of :meth:`to_tensors`, bit by bit."""
-        return cls(np.array(tensors["shift"].cpu().numpy(), dtype=np.float64), float(tensors["scale"]))
+        """Inverse of :meth:`to_tensors`, bit by bit; older models do not say ``whole``."""
+        shift = np.array(tensors["shift"].cpu().numpy(), dtype=np.float64)
+        return cls(shift, float(tensors["scale"]), bool(tensors.get("whole", False)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +145,7 @@ def check_samples(X: Any, *, channel_axis: Literal["auto", 1, -1] = "auto", n_cl
     X : array-like of shape (n, p), (n, h, w), (n, h, w, c) or (n, c, h, w)
         ndarray, memory map, torch tensor, nested lists or a data frame; bool, integer or float entries. Or an iterable
         of batches, arrays or tensors (b, ...), which are written to a temporary file: :func:`subspan._batches.spool`.
+        A list or tuple is read as samples, also if it holds arrays: for batches give ``iter(list)``.
     channel_axis : "auto", 1 or -1
         Where the channels of 4-D data are. "auto" takes the smaller of axis 1 and axis -1 (the last one at a tie).
     n_clusters : int, optional
@@ -154,7 +160,7 @@ def check_samples(X: Any, *, channel_axis: Literal["auto", 1, -1] = "auto", n_cl
     InvalidInputError
         Wrong number of axes, entries that are not real numbers, NaN or infinite entries, too few samples.
     ResourceError
-        Batches that do not fit on the disk.
+        Batches that do not fit on the disk, or no folder for them.
     TypeError
         Sparse input.
     ValueError
@@ -188,11 +194,21 @@ def fit_scaling(samples: Samples) -> Scaling:
     if samples.kind == "vector":
         return _fit_vectors(samples._data)
     if samples.dtype == np.uint8:
-        return Scaling(scale=float(max(max(int(part.max()) for part in _chunks(samples._data)), 1)))
-    low, high = np.inf, -np.inf
+        top = max(int(part.max()) for part in _chunks(samples._data))
+        return Scaling(scale=float(max(top, 1)), whole=top > 1)
+    low, high, whole = np.inf, -np.inf, True
     for part in _chunks(samples._data):
         low, high = min(low, float(part.min())), max(high, float(part.max()))
-    return _checked_scaling(np.array(low), high - low)
+        whole = whole and (part.dtype.kind != "f" or not (part % 1).any())
+    return replace(_checked_scaling(np.array(low), high - low), whole=whole and high > 1)
+
+
+def is_divided(samples: Samples, scaling: Scaling) -> bool:
+    """Whether samples are images of floats in [0, 1], not all zero, and the scaling is of whole numbers beyond 1."""
+    if not scaling.whole or samples.dtype.kind != "f":
+        return False
+    inside = all(part.min() >= 0 and part.max() <= 1 for part in _chunks(samples._data))
+    return inside and bool(samples._data.any())
 
 
 def check_n_clusters(n_clusters: Any, n_samples: int) -> int:
@@ -261,7 +277,10 @@ def _from_lists(X: list | tuple) -> np.ndarray:
     try:
         return np.asarray(X)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError("X is a ragged list: every sample must have the same shape.") from error
+        raise InvalidInputError(
+            "X is a ragged list: a list is read as samples, which must all have the same shape; for batches give "
+            "iter(list)."
+        ) from error
 
 
 def _layout(shape: tuple[int, ...], channel_axis: Literal["auto", 1, -1]) -> Layout:

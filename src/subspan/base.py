@@ -11,6 +11,8 @@ import json
 import os
 import warnings
 import zlib
+from collections.abc import Iterator
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,9 +32,10 @@ from subspan._validation import (
     check_same_features,
     check_samples,
     fit_scaling,
+    is_divided,
     iter_slices,
 )
-from subspan.checkpoint import Checkpoint, write_tensors
+from subspan.checkpoint import Checkpoint, saved_seed, write_tensors
 from subspan.errors import CheckpointError, InvalidInputError
 
 FORMAT = 3  # of saved models; 2: heads hold the sizes that they expect, NCSC its gamma; 3: scattering knows contrast
@@ -55,12 +58,13 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
     sample_shape_ : tuple
         (p,) or (c, h, w).
     seed_ : int
-        The integer drawn from ``random_state``; everything random follows from it.
+        The integer drawn from ``random_state``; everything random follows from it. A run that is continued
+        (``resume``) without a ``random_state`` keeps its own.
     """
 
     n_clusters: int
     random_state: Any
-    device: str
+    device: str | torch.device
     channel_axis: Any
     checkpoint_dir: Any  # of methods that are trained
     resume: bool
@@ -74,7 +78,8 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like or tensor of shape (n, p), (n, h, w), (n, h, w, c) or (n, c, h, w)
-            uint8 or float; memory maps are read batch by batch.
+            uint8 or float; memory maps are read batch by batch. Or an iterable of batches, such as a generator or a
+            ``DataLoader`` without labels; but a list is read as samples, so for batches in a list give ``iter(list)``.
         y : ignored
 
         Returns
@@ -95,7 +100,7 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
         _check_feature_names(self, X, reset=True)
         self.n_features_in_ = int(np.prod(samples.shape))
         self.sample_shape_ = samples.shape
-        self.seed_ = draw_seed(self.random_state)
+        self.seed_ = self._seed()
         self.scaling_ = fit_scaling(samples)
         self._fit(samples.with_scaling(self.scaling_), self.seed_)
         return self
@@ -113,6 +118,22 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
         self._validate_parameters()
         tables = {"epochs": self._all_epochs(), "learning_rates": self._all_rates()}
         return {name: table for name, table in tables.items() if table}
+
+    def _inspect(self, X) -> Samples:
+        """Check the parameters and X before a fit on the same X."""
+        self._validate_parameters()
+        if isinstance(X, Iterator):
+            raise InvalidInputError(
+                "X is an iterator, which fit could not read again: give an array, or an iterable that can be read more "
+                "than once, such as a DataLoader."
+            )
+        return check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
+
+    def _seed(self) -> int:
+        folder = getattr(self, "checkpoint_dir", None)
+        goes_on = self.random_state is None and folder is not None and self.resume
+        known = saved_seed(folder) if goes_on else None
+        return draw_seed(self.random_state) if known is None else known
 
     def _all_epochs(self) -> dict[str, int]:
         """Epochs of each phase: the parameter ``epochs``, and the defaults of what it leaves out."""
@@ -185,6 +206,13 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
         _check_feature_names(self, X, reset=False)
         samples = check_samples(X, channel_axis=self.channel_axis)
         check_same_features(samples, self.sample_shape_, type(self).__name__)
+        if is_divided(samples, self.scaling_):
+            warnings.warn(
+                "X holds images of floats in [0, 1], but the model was fitted on images of whole numbers, such as "
+                "0 .. 255: give images on that scale, for example without dividing them by 255",
+                UserWarning,
+                stacklevel=3,
+            )
         samples = samples.with_scaling(self.scaling_)
         with torch.no_grad():
             parts = [
@@ -243,7 +271,8 @@ def load(folder: str | os.PathLike) -> Clusterer:
         parameters["device"] = _usable_device(parameters["device"])
     estimator = _estimator_class(meta["estimator"])(**parameters)
     estimator.labels_ = tensors.pop("labels").numpy()
-    estimator.scaling_ = Scaling.from_tensors({k: tensors.pop(f"scaling.{k}") for k in ("shift", "scale")})
+    scaling = {name: tensors.pop(name) for name in list(tensors) if name.startswith("scaling.")}
+    estimator.scaling_ = Scaling.from_tensors({name.removeprefix("scaling."): v for name, v in scaling.items()})
     estimator.sample_shape_ = tuple(meta["sample_shape"])
     estimator.n_features_in_ = int(np.prod(estimator.sample_shape_))
     estimator.seed_ = meta["seed"]
@@ -259,7 +288,7 @@ def load(folder: str | os.PathLike) -> Clusterer:
     return estimator
 
 
-def resolve_device(device: str) -> torch.device:
+def resolve_device(device: str | torch.device) -> torch.device:
     """ "auto" is CUDA when present, else the CPU; anything else is torch's own name.
 
     Raises
@@ -310,7 +339,11 @@ def _jsonable(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray | Tensor):
         return value.tolist()
     if isinstance(value, np.generic):
-        return value.item()
+        value = value.item()
+    if isinstance(value, Real) and not isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, torch.device):
+        return str(value)
     if name == "random_state" and isinstance(value, np.random.RandomState):
         return None  # seed_ holds what was drawn from it
     if isinstance(value, os.PathLike):

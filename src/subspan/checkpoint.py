@@ -15,9 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from subspan._json import to_json
 from subspan.errors import CheckpointError
 
 VERSION = 1
+STATE = "state.safetensors"
 
 
 def module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -84,7 +86,7 @@ class Checkpoint:
 
     def __init__(self, folder: str | os.PathLike, fingerprint: dict[str, Any], resume: bool):
         self.folder = Path(folder)
-        self.fingerprint = json.loads(json.dumps(fingerprint, default=str))
+        self.fingerprint = json.loads(json.dumps(to_json(fingerprint)))
         self.resume = resume
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,16 +101,13 @@ class Checkpoint:
         CheckpointError
             When the state is damaged or belongs to another configuration.
         """
-        path = self.folder / "state.safetensors"
+        path = self.folder / STATE
         if not self.resume or not path.exists():
             return None
         tensors, meta = _read(path)
-        try:
-            found, position, history, stop_reasons = (
-                json.loads(meta[key]) for key in ("fingerprint", "position", "history", "stop_reasons")
-            )
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(f"'{path}' is damaged ({error!r}): delete it to start again") from error
+        found, position, history, stop_reasons = (
+            _parsed(path, meta, key) for key in ("fingerprint", "position", "history", "stop_reasons")
+        )
         different = sorted(k for k in found.keys() | self.fingerprint.keys() if found.get(k) != self.fingerprint.get(k))
         if different:
             shown = ", ".join(f"{k}: {found.get(k)!r} then, {self.fingerprint.get(k)!r} now" for k in different[:3])
@@ -135,7 +134,7 @@ class Checkpoint:
             "history": json.dumps(outcome.history),
             "stop_reasons": json.dumps(outcome.stop_reasons),
         }
-        self._write("state.safetensors", tensors, meta)
+        self._write(STATE, tensors, meta)
 
     def write_entry(self, phase: int, tensors: dict[str, Tensor]) -> None:
         """Save the modules as they were when this phase began (what a restart goes back to)."""
@@ -151,6 +150,18 @@ class Checkpoint:
                 RuntimeWarning,
                 stacklevel=3,
             )
+
+
+def saved_seed(folder: str | os.PathLike) -> int | None:
+    """Seed of the run whose state is in a folder; None when there is no state.
+
+    Raises
+    ------
+    CheckpointError
+        When the state is damaged.
+    """
+    path = Path(folder) / STATE
+    return _parsed(path, _read(path, tensors=False)[1], "fingerprint").get("seed") if path.exists() else None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: dict[str, str]) -> None:
@@ -173,16 +184,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], meta: dict[str, str
         partial.unlink(missing_ok=True)  # there is none after the replacement
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"'{path}' is damaged ({error}): delete it to start again") from error
     if meta.get("version") != str(VERSION):
         raise CheckpointError(f"'{path}' has format version {meta.get('version')}; this subspan reads {VERSION}")
-    return tensors, meta
+    return found, meta
+
+
+def _parsed(path: Path, meta: Mapping[str, str], key: str) -> Any:
+    try:
+        return json.loads(meta[key])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"'{path}' is damaged ({error!r}): delete it to start again") from error
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from subspan._parameters import is_number
 from subspan._random import generator as make_generator
 from subspan.errors import InvalidInputError, SizingWarning
 from subspan.layers import PreactResidual, Residual, conv, deconv, dense, enlarge, shrink
@@ -381,6 +383,10 @@ def _size_mlp(p: int, n_clusters: int, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _positive_ints(option: str, values: Any) -> list[int]:
-    if isinstance(values, list | tuple) and values and all(type(value) is int and value > 0 for value in values):
-        return list(values)
+    if (
+        isinstance(values, list | tuple)
+        and values
+        and all(is_number(value, Integral) and value > 0 for value in values)
+    ):
+        return list(map(int, values))
     raise InvalidInputError(f"{option} must hold positive integers, not {values!r}.")

@@ -325,6 +325,10 @@ def _factor(gram: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
         raise SelfExpressionError(
             "The codes hold NaN, infinite or huge values: check the data and lower the step size."
         )
+    if float(scale) == 0:
+        raise SelfExpressionError(
+            "All codes are zero, so that none can express another: check for samples that are all zero, or all equal."
+        )
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     tolerance = len(gram) * torch.finfo(gram.dtype).eps * scale
     for jitter in _JITTERS:
@@ -333,9 +337,7 @@ def _factor(gram: Tensor, rho: Tensor) -> tuple[Tensor, Tensor]:
         # a pivot of the size of rounding errors means that the factor is noise even where the factorisation ended well
         if int(info) == 0 and bool(L.diagonal().detach().min() ** 2 > tolerance):
             return L, used
-    raise SelfExpressionError(
-        "The self-expression system is singular: raise gamma, and check for codes that are all zero."
-    )
+    raise SelfExpressionError("The self-expression system is singular: raise gamma.")
 
 
 def _slack(h: Tensor) -> Tensor:

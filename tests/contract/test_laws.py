@@ -167,6 +167,38 @@ def test_fit_predict_is_fit_then_labels_also_with_integers_of_numpy(name, fitted
     assert np.array_equal(load(tmp_path).labels_, model.labels_)
 
 
+def test_numbers_of_numpy_are_those_of_python(name, tmp_path):
+    """As float32 they are other numbers, but the same ones as these floats."""
+    X, _ = planted(name, n=60)
+    given = build(name).get_params()
+    narrow = {key: np.float32(value) for key, value in given.items() if type(value) is float}
+    wide = {key: float(value) for key, value in narrow.items()}
+    if "learning_rates" in given:
+        rates = build(name).resolved_parameters(X)["learning_rates"]
+        narrow["learning_rates"] = {key: np.float32(rate) for key, rate in rates.items()}
+        wide["learning_rates"] = {key: float(np.float32(rate)) for key, rate in rates.items()}
+    if not narrow:
+        pytest.skip("has no floats")
+    kept = {"checkpoint_dir": str(tmp_path / "checkpoint")} if "checkpoint_dir" in given else {}
+    expected = fit(build(name, **wide), X)
+    model = fit(build(name, **narrow, **kept), X)
+    assert np.array_equal(model.labels_, expected.labels_)
+    model.save(tmp_path)
+    assert load(tmp_path).get_params() == model.get_params() == expected.get_params() | kept
+
+
+def test_a_run_without_random_state_goes_on_with_its_seed(name, tmp_path):
+    if "resume" not in build(name).get_params():
+        pytest.skip("is not trained")
+    X, _ = planted(name, n=60)
+    trained = {"encoder": "mlp", "epochs": {"autoencoder": 1, "subspaces": 1}} if name == "k-scn" else {}
+    options = trained | {"random_state": None, "checkpoint_dir": tmp_path}
+    first = fit(build(name, **options), X)
+    again = fit(build(name, **options, resume=True), X)
+    assert again.seed_ == first.seed_
+    assert np.array_equal(again.labels_, first.labels_)
+
+
 def test_global_generators_data_and_parameters_are_untouched(name, fitted):
     X = fitted[1]
     before = X.copy()
@@ -211,6 +243,16 @@ def test_saved_model_is_the_same_model(fitted, tmp_path):
     assert again.history_ == model.history_
     assert again.stop_reasons_ == model.stop_reasons_
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
+
+
+def test_clusters_that_are_set_after_the_fit_do_not_change_the_saved_model(fitted, tmp_path):
+    model, X, _ = fitted
+    copy.copy(model).set_params(n_clusters=model.n_clusters + 2).save(tmp_path)
+    again = load(tmp_path)
+    assert again.n_clusters == model.n_clusters + 2
+    assert np.array_equal(again.predict(X), model.predict(X))
+    again.save(tmp_path)
+    assert np.array_equal(load(tmp_path).transform(X), model.transform(X))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

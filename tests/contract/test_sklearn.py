@@ -56,7 +56,7 @@ def test_in_a_pipeline_and_a_grid():
     assert np.array_equal(pipeline.predict(X), labels)
     assert pipeline.transform(X).shape == X.shape
     grid = GridSearchCV(
-        NCSC(2, random_state=0, **TINY), {"gamma": [1.0, 30.0]}, scoring=confidence, cv=2, refit=False
+        NCSC(2, random_state=0, **TINY), {"gamma": np.array([1, 30])}, scoring=confidence, cv=2, refit=False
     ).fit(X)
     assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
 

@@ -154,6 +154,14 @@ class SelfExpressiveLaws:
             {"assign_labels": "discretize"},
             {"predict_ridge": 0.0},
             {"n_clusters": 100},
+            {"n_clusters": "3", "max_samples": 30},
+            {"n_init": 2.5},
+            {"n_init": True},
+            {"max_samples": 30.5},
+            {"subspace_dim": 1.5},
+            {"keep": "a"},
+            {"power": "a"},
+            {"memory_limit": "4GB"},
         ],
     )
     def test_wrong_parameters_are_named(self, bad):

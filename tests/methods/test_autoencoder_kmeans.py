@@ -55,6 +55,11 @@ def test_entries_have_mean_square_one(X):
     assert np.square(scaled).mean() == pytest.approx(1.0, rel=1e-4)
 
 
+def test_images_that_were_divided_after_the_fit_are_told():
+    with pytest.warns(UserWarning, match="fitted on images of whole numbers"):
+        sae(epochs={"layers": 0, "autoencoder": 0}).fit(digits(50)).predict(digits(50) / 16)
+
+
 def test_without_epochs_the_network_is_the_drawn_one():
     X, _ = blobs()
     models = [sae(epochs={"layers": n, "autoencoder": 0}).fit(X) for n in (0, 0, 2)]

@@ -81,7 +81,21 @@ def test_predict_works_in_feature_space():
     assert ari(y, linear.predict(X)) < 0.1
 
 
-def test_wrong_options_are_named():
-    for name, value in {"kernel": "tanh", "sigma": -1.0, "degree": 1.5, "coef0": -1.0, "solver": "x"}.items():
-        with pytest.raises(InvalidInputError, match=name):
-            KSSC(2, **{name: value}).fit(np.eye(4))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kernel", "tanh"),
+        ("sigma", -1.0),
+        ("sigma", "wide"),
+        ("sigma", np.ones(2)),
+        ("degree", 1.5),
+        ("coef0", -1.0),
+        ("coef0", "a"),
+        ("solver", "x"),
+        ("max_iter", 1.5),
+        ("alpha_z", 1.0),
+    ],
+)
+def test_wrong_options_are_named(name, value):
+    with pytest.raises(InvalidInputError, match=name):
+        KSSC(2, **{name: value}).fit(np.eye(4))

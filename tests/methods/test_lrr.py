@@ -60,5 +60,6 @@ def test_outlying_samples_are_left_to_the_noise_term():
 
 
 def test_wrong_options_are_named():
-    with pytest.raises(InvalidInputError, match="lam"):
-        LRR(2, lam=0.0).fit(np.eye(4))
+    for bad in ({"lam": 0.0}, {"max_iter": 10.5}, {"tol": "a"}):
+        with pytest.raises(InvalidInputError, match=next(iter(bad))):
+            LRR(2, **bad).fit(np.eye(4))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ncsc_cases import EPOCHS, SMALL, STAGES, digits, planted, solver
 
-from subspan import NCSC, accuracy
+from subspan import NCSC, accuracy, load
 from subspan.errors import CollapseWarning, DivergenceError, InvalidInputError, SelfExpressionError
 
 
@@ -214,7 +214,7 @@ def test_duplicated_rows_keep_together():
 
 
 def test_constant_vectors_have_no_subspaces():
-    with pytest.raises(SelfExpressionError, match="codes that are all zero"):
+    with pytest.raises(SelfExpressionError, match="All codes are zero"):
         NCSC(3, **SMALL).fit(np.ones((100, 5)))
 
 
@@ -249,6 +249,12 @@ def with_entry(value):
         (np.ones((9, 4)), {"batches": "sorted"}, "batches is 'sorted'; choose one of 'local', 'random'"),
         (np.ones((9, 4)), {"affinity": "dot"}, "affinity is 'dot'; choose one of"),
         (np.ones((9, 4)), {"gamma": -1.0}, "gamma is -1.0; give a number"),
+        (np.ones((9, 4)), {"gamma": np.array([1.0, 2.0])}, r"gamma is array\(\[1., 2.\]\); give one number, or 'auto'"),
+        (np.ones((9, 4)), {"n_neighbors": np.array([3, 4])}, r"n_neighbors is array\(\[3, 4\]\); give one number"),
+        (np.ones((9, 4)), {"gamma": True}, "gamma is True; give"),
+        (np.ones((9, 4)), {"recipe": np.array(["paper", "global"])}, "recipe is array.*; choose one of"),
+        (np.ones((9, 4)), {"u": np.array([0.1, 0.2, 0.3])}, "u must be a number or a pair"),
+        (np.ones((9, 4)), {"u": [[1], [2, 3]]}, "u must be a number or a pair"),
         (np.ones((9, 4)), {"l": 1.5}, "l is 1.5; give a number between 0 and 1"),
         (np.ones((9, 4)), {"u": (0.1, 0.2, 0.3)}, "u must be a number or a pair"),
         (np.ones((9, 4)), {"u": (0.7, 1.2)}, "u is 1.2; give a number between 0 and 1"),
@@ -271,6 +277,24 @@ def with_entry(value):
 def test_what_cannot_be_used_is_named(X, options, words):
     with pytest.raises((InvalidInputError, ValueError), match=words):
         NCSC(**({"n_clusters": 3} | SMALL | options)).fit(X)
+
+
+def test_numbers_of_numpy_are_those_of_python_also_when_saved(tmp_path):
+    X, _ = planted(n=60)
+    own = {"gamma": 10, "tolerance": 0.5, "u": [0.25, 0.5], "balance": [4, 1], "epochs": EPOCHS}
+    theirs = {
+        "gamma": np.int64(10),
+        "tolerance": np.float32(0.5),
+        "u": np.array([0.25, 0.5]),
+        "balance": (np.int64(4), np.float16(1)),
+        "epochs": {stage: np.int16(epochs) for stage, epochs in EPOCHS.items()},
+    }
+    model = NCSC(3, **(SMALL | theirs)).fit(X)
+    assert np.array_equal(model.labels_, NCSC(3, **(SMALL | own)).fit(X).labels_)
+    model.save(tmp_path)
+    again = load(tmp_path)
+    assert again.get_params() == NCSC(3, **(SMALL | own)).get_params()
+    assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
 
 
 def test_new_samples_must_look_like_those_of_fit(solved):

@@ -13,15 +13,17 @@ import pytest
 import torch
 from ncsc_cases import SMALL, STAGES, digits, planted
 
+from interrupted import assert_same_bits, cut_off
 from subspan import NCSC
 from subspan.errors import CheckpointError, CollapseWarning
+from subspan.methods._ncsc_classifiers import ClassifierStage
 
 SCRIPT = """
 import os, signal, sys
 import numpy as np, torch
 torch.set_num_threads(int(sys.argv[2]))
 from subspan import training
-sys.path.insert(0, sys.argv[3])
+sys.path[:0] = sys.argv[3:]
 from test_ncsc_resume import KILLED_IN, RESUME, NCSC, digits
 
 X = digits(160)
@@ -51,7 +53,8 @@ def killed(tmp_path_factory):
     """A folder with the checkpoint of one killed fit for every variant and stage."""
     folder = tmp_path_factory.mktemp("killed")
     here = os.path.dirname(os.path.abspath(__file__))
-    words = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), str(torch.get_num_threads()), here]
+    words = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), str(torch.get_num_threads())]
+    words += [here, os.path.dirname(here)]
     subprocess.run(words, check=True)
     return folder
 
@@ -89,6 +92,19 @@ def test_checkpoint_of_other_parameters_is_refused(tmp_path):
         NCSC(3, **(SMALL | {"random_state": 1}), checkpoint_dir=tmp_path, resume=True).fit(X)
     with pytest.raises(CheckpointError, match="n_samples: 60 then, 50 now"):
         NCSC(3, **SMALL, checkpoint_dir=tmp_path, resume=True).fit(X[:50])
+
+
+def test_fit_without_random_state_goes_on_with_its_seed(tmp_path, monkeypatch):
+    """As docs/getting_started.md shows it: the seed is that of the checkpoint, and the rest must agree."""
+    X, options = planted(n=60)[0], SMALL | {"random_state": None}
+    broken = NCSC(3, **options, checkpoint_dir=tmp_path)
+    cut_off(monkeypatch, ClassifierStage, 1, lambda: broken.fit(X))
+    resumed = NCSC(3, **options, checkpoint_dir=tmp_path, resume=True).fit(X)
+    assert resumed.seed_ == broken.seed_
+    with pytest.raises(CheckpointError, match=r"of another run \(gamma: 'auto' then, 1\.0 now\)"):
+        NCSC(3, **options, gamma=1.0, checkpoint_dir=tmp_path, resume=True).fit(X)
+    monkeypatch.setattr("subspan.base.draw_seed", lambda _: broken.seed_)
+    assert_same_bits(resumed, NCSC(3, **options).fit(X))
 
 
 LOAD = """

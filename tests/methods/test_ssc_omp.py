@@ -8,6 +8,7 @@ from sklearn.linear_model import orthogonal_mp
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import subspan.sparse_codes
+from subspan.errors import InvalidInputError
 from subspan.methods.ssc_omp import SSCOMP, omp_codes
 
 
@@ -79,3 +80,9 @@ def test_nothing_of_size_n_by_n_is_expected():
     assert needed < 1e9
     assert model._bytes(140_000, 784) < 2.1 * needed
     assert 6 * needed < 4 * 70_000**2
+
+
+def test_wrong_options_are_named():
+    for bad in ({"n_nonzero": 2.5}, {"n_nonzero": 0}, {"eps": -1.0}):
+        with pytest.raises(InvalidInputError, match=next(iter(bad))):
+            SSCOMP(2, **bad).fit(np.eye(4))

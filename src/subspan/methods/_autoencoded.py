@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides
 from subspan._random import generator
-from subspan._validation import Samples, Scaling, check_n_clusters, check_samples, iter_slices
+from subspan._validation import Samples, Scaling, check_n_clusters, iter_slices
 from subspan.base import PREDICT_BATCH, Clusterer, load
 from subspan.centroids import kmeans_centers, nearest
 from subspan.checkpoint import load_module_tensors, module_tensors
@@ -65,7 +65,7 @@ class AutoencoderClusterer(Clusterer):
         scaling, and not trained first. So methods can be compared, or tried again, on one auto-encoder.
     channel_axis : {"auto", 1, -1}
     random_state : int, RandomState or None
-    device : str
+    device : str or torch.device
     verbose : int
         1 shows a progress bar.
     checkpoint_dir : path, optional
@@ -89,7 +89,7 @@ class AutoencoderClusterer(Clusterer):
     pretrained: Any = None
     channel_axis: Any = "auto"
     random_state: Any = None
-    device: str = "auto"
+    device: str | torch.device = "auto"
     verbose: int = 0
     checkpoint_dir: Any = None
     resume: bool = False
@@ -104,8 +104,7 @@ class AutoencoderClusterer(Clusterer):
 
     def estimate_resources(self, X) -> dict[str, Any]:
         """Expected peak memory of ``fit`` on X in bytes, by part; nothing is trained."""
-        self._validate_parameters()
-        samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
+        samples = self._inspect(X)
         encoder = self._make_encoder(samples.shape, generator(0))
         if self.pretrained is not None:
             load_encoder(self.pretrained, encoder, samples.shape, self._family)
@@ -308,4 +307,4 @@ def unit_mean_square(samples: Samples) -> Scaling:
     """The scaling of ``samples``, further divided so that the mean square of all entries is 1."""
     total = sum(float(samples.batch(rows).double().square().sum()) for rows in iter_slices(samples.n, SCALING_ROWS))
     rms = math.sqrt(total / (samples.n * math.prod(samples.shape)))
-    return Scaling(samples.scaling.shift, samples.scaling.scale * (rms or 1.0))
+    return replace(samples.scaling, scale=samples.scaling.scale * (rms or 1.0))

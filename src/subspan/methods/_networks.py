@@ -101,7 +101,7 @@ class NetworkClusterer(Clusterer):
     channel_axis : {"auto", 1, -1}
         Where images of shape (n, ., ., .) have their channels.
     random_state : int, RandomState or None
-    device : str
+    device : str or torch.device
         "auto" takes CUDA when present.
     verbose : int
         1 shows a progress bar.
@@ -124,7 +124,7 @@ class NetworkClusterer(Clusterer):
     learning_rates: dict[str, float] | None = None
     channel_axis: Any = "auto"
     random_state: Any = None
-    device: str = "auto"
+    device: str | torch.device = "auto"
     verbose: int = 0
     checkpoint_dir: Any = None
     resume: bool = False
@@ -148,6 +148,7 @@ class NetworkClusterer(Clusterer):
 
     def _fit(self, samples: Samples, seed: int) -> None:
         check_n_clusters(self.n_clusters, samples.n)
+        self._fitted_with = self.get_params(deep=False)
         networks = self._build(samples.shape)
         gen = generator(seed, 1)
         for network in networks.values():
@@ -177,11 +178,13 @@ class NetworkClusterer(Clusterer):
         return self._read(self.networks_, batch)[0]
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return module_tensors(self.networks_) | {"centres": self.centres_}, {}
+        return module_tensors(self.networks_) | {"centres": self.centres_}, {"fitted_with": self._fitted_with}
 
     def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         self.centres_ = tensors["centres"].to(self._device)
-        self.networks_ = self._build(self.sample_shape_)
+        # parameters may have been set after the fit; older models do not say what it had
+        self._fitted_with = extra.get("fitted_with", self.get_params(deep=False))
+        self.networks_ = type(self)(**self._fitted_with)._build(self.sample_shape_)
         load_module_tensors(self.networks_, tensors)
         for network in self.networks_.values():
             network.to(self._device).eval()

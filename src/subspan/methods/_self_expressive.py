@@ -18,8 +18,9 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from subspan._parameters import check_above, check_choice, check_integer, check_number, is_number
 from subspan._resources import available_bytes
-from subspan._validation import Samples, check_samples, iter_slices
+from subspan._validation import Samples, iter_slices
 from subspan.base import PREDICT_BATCH, Clusterer
 from subspan.errors import InvalidInputError, ResourceError
 from subspan.postprocessing import coefficient_affinity
@@ -73,7 +74,7 @@ class SelfExpressiveClusterer(Clusterer):
     memory_limit : int, optional
         Bytes that ``fit`` may take; by default what is free now.
     random_state : int, RandomState or None
-    device : str
+    device : str or torch.device
     channel_axis : "auto", 1 or -1
     verbose : int
         1 prints the expected memory before anything is allocated.
@@ -100,7 +101,7 @@ class SelfExpressiveClusterer(Clusterer):
     predict_ridge: float = 0.1
     memory_limit: int | None = None
     random_state: Any = None
-    device: str = "auto"
+    device: str | torch.device = "auto"
     channel_axis: Any = "auto"
     verbose: int = 0
 
@@ -119,8 +120,7 @@ class SelfExpressiveClusterer(Clusterer):
 
     def estimate_resources(self, X) -> dict[str, int]:
         """Samples that would be fitted, and the bytes that would take; nothing is computed."""
-        self._validate_parameters()
-        samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
+        samples = self._inspect(X)
         m = self._fitted_size(samples.n)
         return {"n_fitted": m, "memory_bytes": self._bytes(m, self._entries(samples.shape))}
 
@@ -225,7 +225,8 @@ class SelfExpressiveClusterer(Clusterer):
         return {f"basis.{k}": basis.cpu().contiguous() for k, basis in enumerate(self._bases)}, {}
 
     def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
-        self._bases = [tensors[f"basis.{k}"] for k in range(self.n_clusters)]
+        count = sum(name.startswith("basis.") for name in tensors)  # n_clusters may have been set after the fit
+        self._bases = [tensors[f"basis.{k}"] for k in range(count)]
 
     def _fitted_size(self, n: int) -> int:
         return n if self.max_samples is None else min(n, self.max_samples)
@@ -254,22 +255,21 @@ class SelfExpressiveClusterer(Clusterer):
         )
 
     def _validate_parameters(self) -> None:
-        positive = {"n_init": self.n_init, "predict_ridge": self.predict_ridge}
-        optional = {"subspace_dim": self.subspace_dim, "power": self.power, "max_samples": self.max_samples}
-        check_positive(**positive, **{name: value for name, value in optional.items() if value is not None})
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise InvalidInputError(f"keep={self.keep} must be a share of the l1 norm, above 0 and at most 1.")
-        if self.assign_labels not in ("kmeans", "cluster_qr"):
-            raise InvalidInputError(f"assign_labels={self.assign_labels!r} is unknown: use 'kmeans' or 'cluster_qr'.")
+        check_integer("n_clusters", self.n_clusters, 1)
+        check_integer("n_init", self.n_init, 1)
+        check_above(0, predict_ridge=self.predict_ridge)
+        for name in ("subspace_dim", "max_samples"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+        if self.power is not None:
+            check_above(0, power=self.power)
+        if self.memory_limit is not None:
+            check_number("memory_limit (bytes)", self.memory_limit, 0)
+        if self.keep is not None and not (is_number(self.keep) and 0 < self.keep <= 1):
+            raise InvalidInputError(f"keep={self.keep!r} must be a share of the l1 norm, above 0 and at most 1.")
+        check_choice("assign_labels", self.assign_labels, ("kmeans", "cluster_qr"))
         if self.max_samples is not None and self.max_samples < self.n_clusters:
             raise InvalidInputError(f"max_samples={self.max_samples} must be at least n_clusters={self.n_clusters}.")
-
-
-def check_positive(**values: Any) -> None:
-    """Raise InvalidInputError unless every value is a finite number above 0."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
-            raise InvalidInputError(f"{name}={value!r} must be a finite number above 0.")
 
 
 def largest_feasible(bytes_of: Callable[[int], int], n: int, limit: int) -> int:

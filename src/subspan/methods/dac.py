@@ -106,7 +106,7 @@ def thresholds(lam: float) -> tuple[float, float]:
 
 def lambda_at(epoch: int, eta: float) -> float:
     """``lambda`` after ``epoch`` steps of gradient descent on ``u - l``, whose derivative is -1.1."""
-    return 1.1 * eta * epoch
+    return 1.1 * float(eta) * epoch
 
 
 def label_pairs(G: Tensor, lam: float) -> tuple[Tensor, Tensor]:

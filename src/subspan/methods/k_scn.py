@@ -30,7 +30,7 @@ from torch.nn.functional import normalize
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides
 from subspan._random import generator
 from subspan._resources import available_bytes
-from subspan._validation import Samples, check_n_clusters, check_samples
+from subspan._validation import Samples, check_n_clusters
 from subspan.base import Clusterer
 from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.encoders import Encoder, build_encoder, make_encoder
@@ -230,7 +230,7 @@ class KSCN(Clusterer):
     learning_rates: dict | None = None
     tolerance: float = 0.0
     random_state: Any = None
-    device: str = "auto"
+    device: str | torch.device = "auto"
     channel_axis: Any = "auto"
     verbose: int = 0
     checkpoint_dir: Any = None
@@ -241,8 +241,7 @@ class KSCN(Clusterer):
 
     def estimate_resources(self, X) -> dict[str, int]:
         """Expected peak memory of ``fit`` on X in bytes; nothing is trained."""
-        self._validate_parameters()
-        samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
+        samples = self._inspect(X)
         n_codes = self._network(samples.shape, generator(0)).n_codes
         return {"memory_bytes": self._bytes(samples.n, n_codes), "n_codes": n_codes}
 

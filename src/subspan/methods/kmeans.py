@@ -18,7 +18,7 @@ from torch import Tensor
 from subspan._parameters import check_integer
 from subspan._random import generator
 from subspan._resources import available_bytes
-from subspan._validation import Samples, check_samples, iter_slices
+from subspan._validation import Samples, iter_slices
 from subspan.base import PREDICT_BATCH, Clusterer
 from subspan.centroids import kmeans_centers, nearest, squared_distances
 from subspan.errors import ResourceError
@@ -40,7 +40,7 @@ class KMeans(Clusterer):
         Iterations of a run.
     channel_axis : {"auto", 1, -1}
     random_state : int, RandomState or None
-    device : str
+    device : str or torch.device
         Where ``predict`` and ``transform`` compute; the solver runs on the CPU.
 
     Attributes
@@ -61,7 +61,7 @@ class KMeans(Clusterer):
     max_iter: int = 300
     channel_axis: Any = "auto"
     random_state: Any = None
-    device: str = "auto"
+    device: str | torch.device = "auto"
 
     @property
     def n_iter_(self) -> int:
@@ -71,8 +71,7 @@ class KMeans(Clusterer):
 
     def estimate_resources(self, X) -> dict[str, Any]:
         """Expected peak memory of ``fit`` on X in bytes; nothing is computed."""
-        self._validate_parameters()
-        samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
+        samples = self._inspect(X)
         return {"memory_bytes": self._bytes(samples)}
 
     def _bytes(self, samples: Samples) -> int:

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from subspan._parameters import check_above, check_choice, check_integer, check_number
 from subspan.convex import orthogonal_factor
-from subspan.errors import InvalidInputError
-from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer, check_positive
+from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer
 from subspan.sparse_codes import BLOCK_ENTRIES, active_set_lasso, blockwise_admm
 from subspan.subspaces import kernel_ridge_bases, squared_residuals
 
@@ -43,7 +43,7 @@ class KSSC(SelfExpressiveClusterer):
     sigma : float or "median"
         Width of the Gaussian kernel; "median" is the median squared distance of the samples.
     alpha_z : float
-        As in SSC, with kernel values for inner products: ``lam = alpha_z / min_i max_{j != i} |K_ij|``.
+        As in SSC, above 1, with kernel values for inner products: ``lam = alpha_z / min_i max_{j != i} |K_ij|``.
     solver : {"auto", "admm", "lasso"}
         As in SSC. ADMM works on the Gram matrix; "lasso" on the rows of a factor ``U`` with ``U U^T = K``.
     tol : float
@@ -75,7 +75,7 @@ class KSSC(SelfExpressiveClusterer):
         K = self._kernel(Z, Z)
         others = K.abs().fill_diagonal_(0.0).amax(dim=1)
         others = others[others > 0]
-        weight = self.alpha_z / (float(others.min()) if len(others) else 1.0)
+        weight = float(self.alpha_z) / (float(others.min()) if len(others) else 1.0)
         factor = orthogonal_factor(gram=K)
         if self.solver == "lasso" or (self.solver == "auto" and not Z.is_cuda):
             found = active_set_lasso(factor[0], factor[0], weight, tol=self.tol)
@@ -129,17 +129,15 @@ class KSSC(SelfExpressiveClusterer):
 
     def _validate_parameters(self) -> None:
         super()._validate_parameters()
-        check_positive(alpha_z=self.alpha_z, tol=self.tol, max_iter=self.max_iter, degree=self.degree)
-        if self.kernel not in ("poly", "rbf", "linear"):
-            raise InvalidInputError(f"kernel={self.kernel!r} is unknown: use 'poly', 'rbf' or 'linear'.")
-        if self.solver not in ("auto", "admm", "lasso"):
-            raise InvalidInputError(f"solver={self.solver!r} is unknown: use 'auto', 'admm' or 'lasso'.")
-        if not self.coef0 >= 0 or self.degree != int(self.degree):
-            raise InvalidInputError(
-                "The polynomial kernel needs coef0 >= 0 and a whole degree, or it has no subspaces."
-            )
-        if self.sigma != "median":
-            check_positive(sigma=self.sigma)
+        check_above(1, alpha_z=self.alpha_z)
+        check_above(0, tol=self.tol)
+        check_integer("max_iter", self.max_iter, 1)
+        check_choice("kernel", self.kernel, ("poly", "rbf", "linear"))
+        check_choice("solver", self.solver, ("auto", "admm", "lasso"))
+        check_integer("degree", self.degree, 1)  # with another degree, or coef0 below 0, there are no subspaces
+        check_number("coef0", self.coef0, 0.0)
+        if not isinstance(self.sigma, str) or self.sigma != "median":
+            check_above(0, sigma=self.sigma)
 
 
 def _squared_distances(X: Tensor, Y: Tensor, inner: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from subspan._parameters import check_above, check_integer
 from subspan.convex import low_rank_admm, thin_svd
-from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer, check_positive
+from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer
 
 _RANK_TOLERANCE = 1e-5  # samples come as float32, so smaller singular values are rounding noise
 
@@ -59,9 +60,10 @@ class LRR(SelfExpressiveClusterer):
 
     def _validate_parameters(self) -> None:
         super()._validate_parameters()
-        check_positive(tol=self.tol, max_iter=self.max_iter)
+        check_integer("max_iter", self.max_iter, 1)
+        check_above(0, tol=self.tol)
         if self.lam is not None:
-            check_positive(lam=self.lam)
+            check_above(0, lam=self.lam)
 
 
 def _product(W: Tensor, U: Tensor):

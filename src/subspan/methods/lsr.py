@@ -15,7 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer, check_positive
+from subspan._parameters import check_above
+from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer
 from subspan.self_expression import closed_form_coefficients, whiten
 
 
@@ -62,4 +63,4 @@ class LSR(SelfExpressiveClusterer):
 
     def _validate_parameters(self) -> None:
         super()._validate_parameters()
-        check_positive(lam=self.lam)
+        check_above(0, lam=self.lam)

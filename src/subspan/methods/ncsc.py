@@ -29,7 +29,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from subspan._parameters import check_pair
+from subspan._parameters import check_pair, check_single
 from subspan._random import generator
 from subspan._validation import Samples, check_n_clusters, check_same_features, check_samples
 from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
@@ -148,7 +148,7 @@ class NCSC(Clusterer):
         Where images of shape (n, ., ., .) have their channels.
     random_state : int, RandomState or None
         Initial weights and batches. The search for labels (``n_starts=0``) does not depend on it.
-    device : str
+    device : str or torch.device
         "auto" takes CUDA when present.
     verbose : int
         1 shows a progress bar.
@@ -225,7 +225,7 @@ class NCSC(Clusterer):
     tolerance: float = 0.001
     channel_axis: Any = "auto"
     random_state: Any = None
-    device: str = "auto"
+    device: str | torch.device = "auto"
     verbose: int = 0
     checkpoint_dir: Any = None
     resume: bool = False
@@ -365,8 +365,7 @@ class NCSC(Clusterer):
 
     def resolved_parameters(self, X) -> dict[str, Any]:
         """Values that a fit on X takes for parameters that leave some open; "by the data" is found from codes."""
-        defaults = super().resolved_parameters(X)
-        samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
+        defaults, samples = super().resolved_parameters(X), self._inspect(X)
         encoder = self._encoder(samples, 0)
         found: dict[str, Any] = {
             "encoder": "by the data" if self._is_open(samples) else encoder.name,
@@ -384,8 +383,7 @@ class NCSC(Clusterer):
 
     def estimate_resources(self, X) -> dict[str, Any]:
         """Expected peak memory of ``fit`` on X in bytes, by part; nothing is trained."""
-        self._validate_parameters()
-        samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
+        samples = self._inspect(X)
         encoder = self._encoder(samples, 0)
         pixels = math.prod(samples.shape) if self._is_open(samples) else 0  # may become the codes
         n_codes = max(encoder.n_codes, pixels if pixels <= MAX_PIXELS else 0)
@@ -464,4 +462,6 @@ class NCSC(Clusterer):
         return LearnedSelfExpression([len(batch) for batch in fixed], gamma)
 
     def _validate_parameters(self) -> None:
+        for name in ("gamma", "n_neighbors"):
+            check_single(name, getattr(self, name))
         check_parameters(self.get_params(deep=False))

@@ -18,9 +18,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from subspan._parameters import check_above, check_choice, check_integer
 from subspan.convex import orthogonal_factor
 from subspan.errors import InvalidInputError
-from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer, check_positive
+from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer
 from subspan.sparse_codes import BLOCK_ENTRIES, SparseCodes, active_set_lasso, blockwise_admm, row_blocks
 
 _COHERENT = 1e-6  # inner products of unit vectors below this are rounding noise
@@ -68,10 +69,10 @@ class SSC(SelfExpressiveClusterer):
 
     def _express(self, Z: Tensor) -> Expression:
         n, d = Z.shape
-        weight = self.alpha_z / coherence(Z)  # Eq. (14)
+        weight = float(self.alpha_z) / coherence(Z)  # Eq. (14)
         atoms = Z
         if self.alpha_e is not None:
-            lam_e = self.alpha_e / outlier_scale(Z)
+            lam_e = float(self.alpha_e) / outlier_scale(Z)
             atoms = torch.cat([Z, torch.eye(d, dtype=Z.dtype, device=Z.device) / lam_e])
         found = self._solve(Z, atoms, weight)
         C = found.C[:, :n]
@@ -97,11 +98,12 @@ class SSC(SelfExpressiveClusterer):
 
     def _validate_parameters(self) -> None:
         super()._validate_parameters()
-        check_positive(alpha_z=self.alpha_z, tol=self.tol, max_iter=self.max_iter)
+        check_above(1, alpha_z=self.alpha_z)
+        check_above(0, tol=self.tol)
+        check_integer("max_iter", self.max_iter, 1)
         if self.alpha_e is not None:
-            check_positive(alpha_e=self.alpha_e)
-        if self.solver not in ("auto", "admm", "lasso"):
-            raise InvalidInputError(f"solver={self.solver!r} is unknown: use 'auto', 'admm' or 'lasso'.")
+            check_above(0, alpha_e=self.alpha_e)
+        check_choice("solver", self.solver, ("auto", "admm", "lasso"))
         if self.affine and self.solver == "lasso":
             raise InvalidInputError("solver='lasso' has no affine constraint: use solver='admm'.")
 

@@ -18,7 +18,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer, check_positive
+from subspan._parameters import check_above, check_integer
+from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer
 from subspan.sparse_codes import BLOCK_ENTRIES, row_blocks
 
 
@@ -57,7 +58,8 @@ class SSCOMP(SelfExpressiveClusterer):
 
     def _validate_parameters(self) -> None:
         super()._validate_parameters()
-        check_positive(n_nonzero=self.n_nonzero, eps=self.eps)
+        check_integer("n_nonzero", self.n_nonzero, 1)
+        check_above(0, eps=self.eps)
 
 
 def omp_codes(Z: Tensor, n_nonzero: int, eps: float) -> sparse.csr_array:
