@@ -19,8 +19,8 @@ $(DOCS): $(STAMP)
 demo: $(STAMP)
 	$(BIN)/subspan demo --out runs/demo
 
-test: $(STAMP)
-	$(BIN)/python -m pytest
+test: $(STAMP) # a process with one thread for each core, at most four: tensors are small
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
