@@ -131,8 +131,7 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
 
     def _seed(self) -> int:
         folder = getattr(self, "checkpoint_dir", None)
-        goes_on = self.random_state is None and folder is not None and self.resume
-        known = saved_seed(folder) if goes_on else None
+        known = saved_seed(folder) if folder is not None and self.resume and self.random_state is None else None
         return draw_seed(self.random_state) if known is None else known
 
     def _all_epochs(self) -> dict[str, int]:
