@@ -29,7 +29,7 @@ class TestLaws(NetworkLaws):
     easy = {  # noqa: RUF012
         "width": 8,
         "hidden": 64,
-        "epochs": 5,
+        "epochs": 12,
         "batch_size": 32,
         "critic_steps": 1,
         "learning_rates": dict.fromkeys(("critic", "generator", "encoder"), 2e-3),
@@ -120,7 +120,7 @@ CHECKED = ClusterGAN(
     2,
     hidden=32,
     noise_dim=2,
-    epochs=3,
+    epochs=10,
     batch_size=16,
     critic_steps=2,
     learning_rates=dict.fromkeys(("critic", "generator", "encoder"), 5e-3),
