@@ -22,6 +22,7 @@ from subspan.base import resolve_device
 from subspan.datasets import Dataset, labels_from_names, load_dataset, read_label_file
 from subspan.datasets.known import known_names
 from subspan.datasets.stanford import NAME as SOP_NAME
+from subspan.datasets.stanford import name_part
 from subspan.errors import DataNotFoundError, InvalidInputError
 from subspan.methods import get_method
 from subspan.runs import (
@@ -63,10 +64,11 @@ class FitRequest:
 
 def part_of(source: str, classes: str | None, size: str | None) -> str:
     """The name of a part of a set, which says all that is needed to load it again."""
-    chosen = {name: value for name, value in (("classes", classes), ("size", size)) if value is not None}
-    if chosen and source != SOP_NAME:
+    if classes is None and size is None:
+        return source
+    if source != SOP_NAME:
         raise InvalidInputError(f"--classes and --size choose a part of {SOP_NAME}: leave them out for {source}.")
-    return ":".join([source, *(f"{name}={value}" for name, value in chosen.items())])
+    return name_part(classes=classes, size=size)
 
 
 def _check_before_writing(out: Path, estimator: Any) -> None:

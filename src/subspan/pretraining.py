@@ -17,6 +17,7 @@ from subspan.training import Phase
 ENCODE_BATCH = 5000
 FITTED = 20_000  # samples to which a fixed encoder is fitted at most,
 HELD, LEAST = 1_000_000_000, 1024  # bytes of coefficients that are held meanwhile, but for so many samples at least
+FIXED = (ScatteringEncoder, MultiScaleScattering)  # encoders that are fitted, not trained
 
 
 class Reconstruction(Phase):
@@ -46,14 +47,14 @@ class Reconstruction(Phase):
 
 def fitted_samples(encoder: Encoder, n: int) -> int:
     """To how many of n samples an encoder is fitted, if it is a fixed one that is: 20,000, or what 1 GB can hold."""
-    if not isinstance(encoder, ScatteringEncoder | MultiScaleScattering):
+    if not isinstance(encoder, FIXED):
         return n
     return min(n, FITTED, max(HELD // (4 * encoder.n_coefficients), LEAST))
 
 
 def fitting_bytes(encoder: Encoder, n: int) -> int:
     """Expected memory of fitting a fixed encoder: coefficients, and blocks of 1,024 images of them in float64."""
-    if not isinstance(encoder, ScatteringEncoder | MultiScaleScattering):
+    if not isinstance(encoder, FIXED):
         return 0
     return 4 * encoder.n_coefficients * (fitted_samples(encoder, n) + 8 * min(n, LEAST))
 
@@ -67,7 +68,7 @@ def encode(samples: Samples, encoder: Encoder, device: torch.device) -> Tensor:
     """
     codes = torch.empty(samples.n, encoder.n_codes, device=device)
     parts: Iterable[slice | Tensor] = iter_slices(samples.n, ENCODE_BATCH)
-    if isinstance(encoder, ScatteringEncoder | MultiScaleScattering) and not int(encoder.n_seen):
+    if isinstance(encoder, FIXED) and not int(encoder.n_seen):
         spread = torch.linspace(0, samples.n - 1, fitted_samples(encoder, samples.n)).round().long()
         found = encoder.fit_encode(samples.batch(rows).to(device) for rows in spread.split(ENCODE_BATCH))
         if len(found) == samples.n:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from subspan.bench.published import MEASURES, Figure, published_for
@@ -45,6 +45,12 @@ class Line:
         if not values:
             return None
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+    @property
+    def higher(self) -> list[Figure]:
+        """Published figures above ours; none without a result."""
+        means = {name: found[0] for name in MEASURES if (found := self.summary(name))}
+        return [figure for figure in self.published if means and figure.is_above(means)]
 
     @property
     def state(self) -> str:
@@ -142,7 +148,8 @@ def _notes(sections: list[Section], used: list[Record], unused: int) -> list[str
         notes.append(f"† Inputs that were chosen with labels. {'; '.join(marked)}.")
     if cards := sorted({card for line in lines for card in line.cards}):
         notes.append(f"‡ With a graphics card, {', '.join(cards)}, whose own memory is not counted.")
-    notes += list(dict.fromkeys(text for line in lines for text in _lower(line)))
+    reasons = [(line.cell, figure.why) for line in lines for figure in line.higher if figure.why]
+    notes += dict.fromkeys(f"{cell.title} on {cell.data} is lower than published: {why}." for cell, why in reasons)
     sources = {f.source: f"{f.title}: {f.text}" for line in lines for f in line.published}
     notes += [f"{text}." for text in sources.values()]
     if unused:
@@ -153,14 +160,6 @@ def _notes(sections: list[Section], used: list[Record], unused: int) -> list[str
     if counted:
         notes.append(f"Computed with subspan {', '.join(revisions)} on {'; '.join(machines)}.")
     return notes
-
-
-def _lower(line: Line) -> Iterator[str]:
-    """Why the figures of a line are lower than published ones, if they are and somebody said why."""
-    means = {measure: statistics.fmean(values) for measure, values in line.scores.items() if values}
-    for figure in line.published:
-        if means and figure.why and figure.is_above(means):
-            yield f"{line.cell.title} on {line.cell.data} is lower than published: {figure.why}."
 
 
 def _revision(record: Record) -> str:

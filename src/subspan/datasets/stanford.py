@@ -128,6 +128,11 @@ def parse_part(text: str) -> dict[str, Any]:
     return part
 
 
+def name_part(**part: str | None) -> str:
+    """Name of a part, from the texts that :func:`parse_part` reads; None for a default."""
+    return ":".join([NAME, *(f"{name}={value}" for name, value in part.items() if value is not None)])
+
+
 def check_archive(path: Path) -> None:
     """Compare the MD5 of the archive with that of the published one.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from subspan._parameters import check_choice, check_integer, check_number, check_overrides, check_pair
+from subspan._parameters import check_choice, check_integer, check_number, check_overrides, check_pair, check_single
 from subspan._resources import available_bytes
 from subspan.encoders import ENCODERS, Encoder, IdentityEncoder
 from subspan.errors import InvalidInputError, ResourceError
@@ -82,6 +82,8 @@ def check_parameters(p: Mapping[str, Any]) -> None:
     check_choice("affinity", p["affinity"], ("confidence", "cosine"))
     if p["self_expression"] == "parameter" and p["recipe"] == "global":
         raise InvalidInputError("self_expression='parameter' needs fixed batches: choose recipe='paper'.")
+    for name in ("gamma", "n_neighbors"):
+        check_single(name, p[name])
     if p["gamma"] != "auto":
         check_number("gamma", p["gamma"], 1e-12)
     if p["n_neighbors"] != "auto":

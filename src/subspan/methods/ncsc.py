@@ -29,7 +29,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from subspan._parameters import check_pair, check_single
+from subspan._parameters import check_pair
 from subspan._random import generator
 from subspan._validation import Samples, check_n_clusters, check_same_features, check_samples
 from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
@@ -462,6 +462,4 @@ class NCSC(Clusterer):
         return LearnedSelfExpression([len(batch) for batch in fixed], gamma)
 
     def _validate_parameters(self) -> None:
-        for name in ("gamma", "n_neighbors"):
-            check_single(name, getattr(self, name))
         check_parameters(self.get_params(deep=False))
