@@ -11,7 +11,7 @@ from torch import nn
 from subspan._random import generator
 from subspan.checkpoint import Checkpoint
 from subspan.errors import CheckpointError, CollapseWarning, DivergenceError
-from subspan.training import Callback, Phase, Step, train
+from subspan.training import LARGEST, Callback, Phase, Step, train
 
 N = 24
 
@@ -238,7 +238,15 @@ def test_weights_ruined_by_the_last_step_are_named():
     """No loss sees the weights after the last step, so they are looked at themselves."""
     phase = Toy(Two(), epochs=1, batch_size=N, groups=None)
     phase.holes["groups"] = [{"params": list(phase.module.parameters()), "lr": float("inf")}]
-    with pytest.raises(DivergenceError, match=r"a weight of two\.weight became nan in phase 'toy', epoch 0"):
+    with pytest.raises(DivergenceError, match=r"a weight of two\.weight became (nan|inf) in phase 'toy', epoch 0"):
+        run(phase)
+
+
+def test_weights_far_too_large_are_named():
+    """A loss that is bounded, such as one of probabilities, says nothing of them."""
+    phase = Toy(Two(), epochs=1, batch_size=N, groups=None)
+    phase.holes["groups"] = [{"params": list(phase.module.parameters()), "lr": 2 * LARGEST}]
+    with pytest.raises(DivergenceError, match=r"a weight of two\.weight became \d+ in phase 'toy', epoch 0"):
         run(phase)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import numbers
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -221,6 +222,26 @@ def check_n_clusters(n_clusters: Any, n_samples: int) -> int:
             "ask for fewer clusters or give more data."
         )
     return int(n_clusters)
+
+
+def check_distinct(samples: Samples, n_clusters: int) -> None:
+    """Raise InvalidInputError if all samples are the same, warn if fewer than ``n_clusters`` of them differ."""
+    seen: set[bytes] = set()
+    for part in _chunks(samples._data):
+        for row in part:
+            seen.add(row.tobytes())
+            if len(seen) >= n_clusters:
+                return
+    if len(seen) == 1:
+        raise InvalidInputError(
+            f"All {samples.n} samples of X are the same, there is nothing to cluster: check how X was read."
+        )
+    warnings.warn(
+        f"X has only {len(seen)} different samples for {n_clusters} clusters: some clusters are empty, or split copies "
+        "of a sample; ask for fewer clusters.",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def check_same_features(samples: Samples, expected_shape: tuple[int, ...], estimator_name: str) -> None:

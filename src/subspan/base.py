@@ -29,6 +29,7 @@ from subspan._random import draw_seed
 from subspan._validation import (
     Samples,
     Scaling,
+    check_distinct,
     check_same_features,
     check_samples,
     fit_scaling,
@@ -89,14 +90,20 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         InvalidInputError
-            X or a parameter cannot be used as given.
+            X or a parameter cannot be used as given, or all samples are the same.
         DivergenceError
-            A loss term became NaN or infinite.
+            A loss term or a weight became NaN, infinite or far too large.
+
+        Warns
+        -----
+        UserWarning
+            Fewer samples than ``n_clusters`` differ.
         """
         self._validate_parameters()
         samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
         if samples.n < 2:
             raise InvalidInputError("X has n_samples=1: clustering needs at least two samples.")
+        check_distinct(samples, self.n_clusters)
         _check_feature_names(self, X, reset=True)
         self.n_features_in_ = int(np.prod(samples.shape))
         self.sample_shape_ = samples.shape

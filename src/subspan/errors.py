@@ -23,7 +23,7 @@ class SelfExpressionError(SubspanError, ArithmeticError):
 
 
 class DivergenceError(SubspanError, ArithmeticError):
-    """A loss term became NaN or infinite during training."""
+    """A loss term or a weight became NaN, infinite or far too large during training."""
 
 
 class ResourceError(SubspanError, MemoryError):

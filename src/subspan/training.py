@@ -26,6 +26,7 @@ from subspan.errors import CollapseWarning, DivergenceError
 
 Record = dict[str, float | int | str]
 _INIT = 2**20  # the epoch counter that seeds a phase's initialisation: no epoch reaches it
+LARGEST = 1e4  # no weight of a useful network is near; losses of probabilities stay finite far beyond
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,8 @@ def train(
     Raises
     ------
     DivergenceError
-        When a loss term, a weight or a monitored figure becomes NaN or infinite, or linear algebra fails; the message
-        names it, the phase and the epoch.
+        When a loss term, a weight or a monitored figure becomes NaN or infinite, a weight larger than ``LARGEST``, or
+        linear algebra fails; the message names it, the phase and the epoch.
     """
     loop = _Loop(phases, modules, n_samples, seed, checkpoint, callbacks, max_restarts)
     loop.continue_or_begin()
@@ -374,18 +375,18 @@ class _Loop:
             raise ValueError(f"phase '{phase.name}' has no parameters of player '{player}': name it in its groups")
         return [parameter for group in groups for parameter in group]
 
-    def check_finite(self, what: str, value: float, phase: Phase) -> None:
-        if not math.isfinite(value):
+    def check_finite(self, what: str, value: float, phase: Phase, largest: float = math.inf) -> None:
+        if not math.isfinite(value) or value > largest:
             raise DivergenceError(
-                f"{what} became {value} in phase '{phase.name}', epoch {self.position.epoch}: lower the learning rate "
-                "of this phase, or scale the data"
+                f"{what} became {value:g} in phase '{phase.name}', epoch {self.position.epoch}: lower the learning "
+                "rate of this phase, or scale the data"
             )
 
     def check_weights(self, phase: Phase) -> None:
         for name, module in self.modules.items():
             for key, weight in module.named_parameters():
-                if not bool(weight.isfinite().all()):
-                    self.check_finite(f"a weight of {name}.{key}", math.nan, phase)
+                if weight.numel():
+                    self.check_finite(f"a weight of {name}.{key}", float(weight.detach().abs().max()), phase, LARGEST)
 
 
 def _optimizer(phase: Phase) -> torch.optim.Optimizer:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from interrupted import histories
 from subspan import accuracy, load
-from subspan.errors import CollapseWarning, InvalidInputError
+from subspan.checkpoint import Checkpoint
+from subspan.errors import CollapseWarning, DivergenceError, InvalidInputError
 from subspan.methods import METHODS, get_method
 
 K, N, P = 3, 240, 24
@@ -97,6 +99,12 @@ def planted_subspaces(seed, n, apart):
     return X + apart * rng.normal(size=(K, P))[y], y
 
 
+def quick(name, **options):
+    """The method where results need not be good; k-SCN with a network, which it leaves out for vectors."""
+    short = {"k-scn": {"encoder": "mlp", "epochs": {"autoencoder": 1, "subspaces": 1}}, "infogan": {"epochs": 1}}
+    return build(name, **(short.get(name, {}) | options))
+
+
 def build(name, **options):
     with_seed = {"random_state": 0} if "random_state" in get_method(name)().get_params() else {}
     return get_method(name)(**({"n_clusters": clusters(name)} | with_seed | SETTINGS.get(name, {}) | options))
@@ -122,6 +130,14 @@ def fitted(name):
 def test_planted_clusters_are_found(fitted):
     model, _, y = fitted
     assert accuracy(y, model.labels_) >= 0.95
+
+
+def test_planted_subspaces_are_no_groups_around_centres(name):
+    """What the method adds is needed: K-Means on the samples does not find them."""
+    if name in (*CENTRED, *SHAPES):
+        pytest.skip("looks for groups around centres, or for shapes")
+    X, y = planted(name)
+    assert accuracy(y, fit(build("kmeans"), X).labels_) < 0.7
 
 
 def test_labels_are_integers_from_zero(fitted):
@@ -191,12 +207,38 @@ def test_a_run_without_random_state_goes_on_with_its_seed(name, tmp_path):
     if "resume" not in build(name).get_params():
         pytest.skip("is not trained")
     X, _ = planted(name, n=60)
-    trained = {"encoder": "mlp", "epochs": {"autoencoder": 1, "subspaces": 1}} if name == "k-scn" else {}
-    options = trained | {"random_state": None, "checkpoint_dir": tmp_path}
-    first = fit(build(name, **options), X)
-    again = fit(build(name, **options, resume=True), X)
+    options = {"random_state": None, "checkpoint_dir": tmp_path}
+    first = fit(quick(name, **options), X)
+    again = fit(quick(name, **options, resume=True), X)
     assert again.seed_ == first.seed_
     assert np.array_equal(again.labels_, first.labels_)
+
+
+def test_a_fit_that_was_killed_goes_on_to_the_unbroken_result(name, tmp_path, monkeypatch):
+    """Broken off when half of the states were written."""
+    if "resume" not in build(name).get_params():
+        pytest.skip("is not trained")
+    X, _ = planted(name, n=60)
+    written, last = 0, None
+    write = Checkpoint.write
+
+    def counted(*args):
+        nonlocal written
+        written += 1
+        write(*args)
+        if written == last:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "write", counted)
+    whole = fit(quick(name, checkpoint_dir=tmp_path / "whole"), X)
+    assert written >= 2
+    written, last = 0, written // 2
+    with pytest.raises(KeyboardInterrupt):
+        fit(quick(name, checkpoint_dir=tmp_path / "broken"), X)
+    model = fit(quick(name, checkpoint_dir=tmp_path / "broken", resume=True), X)
+    assert np.array_equal(model.labels_, whole.labels_)
+    assert np.array_equal(model.transform(X), whole.transform(X))
+    assert histories(model) == histories(whole)
 
 
 def test_global_generators_data_and_parameters_are_untouched(name, fitted):
@@ -266,3 +308,70 @@ def test_unusable_entries_are_named(name, bad):
 def test_more_clusters_than_samples_are_refused(name):
     with pytest.raises(InvalidInputError, match="at most the number of samples"):
         build(name).fit(planted(name, n=30)[0][:2])
+
+
+# rates that the planted data leave unused, because vectors need no network or the labels no refinement
+UNUSED = {"ncsc": {"autoencoder", "encoder", "self_expression", "collaboration"}, "k-scn": {"bases"}}
+UNUSED["dsc-net"] = {"autoencoder", "encoder"}
+
+
+def test_an_absurd_learning_rate_is_a_named_error(name):
+    """Of all phases together and of each one alone; labels of a network that exploded are never returned."""
+    if "learning_rates" not in build(name).get_params():
+        pytest.skip("is not trained")
+    X, _ = planted(name, n=60)
+    rates, unused = set(quick(name).resolved_parameters(X)["learning_rates"]), UNUSED.get(name, set())
+    for keys in (rates, *({key} for key in rates - unused)):
+        with pytest.raises(DivergenceError, match="lower the learning rate"):
+            fit(quick(name, learning_rates=dict.fromkeys(keys, 1e8)), X)
+    assert unused < rates
+    if unused:
+        model = fit(quick(name, learning_rates=dict.fromkeys(unused, 1e8)), X)
+        assert np.array_equal(model.labels_, fit(quick(name), X).labels_)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_constant_data_are_refused(name, value):
+    X, _ = planted(name, n=60)
+    with pytest.raises(InvalidInputError, match="All 60 samples of X are the same"):
+        fit(quick(name), np.full_like(X, value))
+
+
+def test_fewer_different_samples_than_clusters_are_told(name):
+    X, _ = planted(name, n=60)
+    some = np.arange(60) % 2
+    with pytest.warns(UserWarning, match=f"only 2 different samples for {clusters(name)} clusters"):
+        model = quick(name).fit(X[some])
+    assert set(model.labels_) <= set(range(clusters(name)))
+    assert len(set(model.predict(X[some])[some == 0])) == 1
+
+
+def test_copies_of_a_sample_are_in_one_cluster(name):
+    X, _ = planted(name, n=60)
+    labels = fit(quick(name), np.repeat(X[:15], 4, axis=0)).labels_.reshape(15, 4)
+    assert (labels == labels[:, :1]).all()
+
+
+@pytest.mark.parametrize("extra", [-1, 3])
+def test_other_numbers_of_clusters_than_the_planted_one(name, extra):
+    """One less joins some, more split some: none may fail, and most samples stay with their own."""
+    k = clusters(name) + extra
+    X, y = planted(name, n=120)
+    labels = fit(build(name, n_clusters=k), X).labels_
+    assert set(labels) <= set(range(k))
+    table = np.zeros((clusters(name), k))
+    np.add.at(table, (y, labels), 1)
+    mixed = table.max(0).sum() if extra > 0 else table.max(1).sum()
+    assert mixed / len(y) > 0.7, table
+
+
+@pytest.mark.parametrize("shape", [(60,), (10, 2, 2, 2, 2), (0, 5), (10, 0)])
+def test_wrong_axes_are_named(name, shape):
+    with pytest.raises(ValueError, match=r"Reshape your data|has 5 axes|0 (sample|feature)\(s\)"):
+        quick(name).fit(np.zeros(shape))
+
+
+def test_new_samples_of_another_shape_are_refused(fitted):
+    model, X, _ = fitted
+    with pytest.raises(InvalidInputError, match=r"expecting|was fitted on"):
+        model.predict(np.zeros((4, *(side + 1 for side in X.shape[1:]))))

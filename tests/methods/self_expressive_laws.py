@@ -126,7 +126,9 @@ class SelfExpressiveLaws:
         assert not np.allclose(free[0].transform(X), free[1].transform(X))
 
     @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
-    @pytest.mark.parametrize("X", [np.ones((9, 4)), np.zeros((9, 4)), np.repeat(np.eye(3), 3, axis=0)])
+    @pytest.mark.parametrize(
+        "X", [np.eye(9, 1) * np.ones(4), np.eye(9, 1) + np.ones(4), np.repeat(np.eye(3), 3, axis=0)]
+    )
     def test_degenerate_data_give_labels_in_range(self, X):
         model = self.make(2).fit(X)
         assert model.labels_.dtype == np.int64
