@@ -16,9 +16,10 @@ from PIL import Image
 from sklearn.base import BaseEstimator
 from typer.testing import CliRunner
 
-from subspan import _cli_runs, plots
+from subspan import _cli_figures, _cli_runs, plots
 from subspan._cli_common import parse_settings
 from subspan.cli import app
+from subspan.datasets import Dataset
 from subspan.errors import InvalidInputError
 from subspan.methods import METHODS
 
@@ -207,8 +208,8 @@ def test_pictures_show_each_cluster_from_sure_to_unsure(photos: Path, tmp_path: 
         plots, "contact_sheet", lambda X, labels, path, scores: seen.update(scores=scores, labels=labels)
     )
     call("fit", photos, "-k", 2, "-o", tmp_path / "run")
-    np.testing.assert_array_equal(seen["scores"].argmax(axis=1), seen["labels"])
-    assert seen["scores"].max(axis=1).argmax() == 6  # the brightest image
+    assert seen["scores"].shape == seen["labels"].shape == (7,)
+    assert seen["scores"].argmax() == 6  # the brightest image
 
 
 def test_labels_of_a_table_do_not_reach_the_fit(tmp_path: Path) -> None:
@@ -278,6 +279,23 @@ def test_evaluate_without_labels(tmp_path: Path) -> None:
     fails("evaluate", tmp_path / "run", "--labels", tmp_path / "y.csv", message="2 true labels and the run has 3")
     fails("evaluate", tmp_path / "run", "--labels", tmp_path / "no.csv", message="There is no file")
     fails("evaluate", tmp_path / "nowhere", message="is not a run folder")
+
+
+def test_confidence_is_asked_of_some_samples_of_each_cluster(monkeypatch) -> None:
+    """A pass over all images takes as long as a third of the fit."""
+    monkeypatch.setattr(_cli_figures, "_SCORED_SAMPLES", 40)
+    labels = np.repeat([0, 1, 3], [500, 3, 30])
+    data = Dataset("x", np.arange(533.0)[:, None, None])
+
+    class Sure:
+        def predict_proba(self, X):
+            return np.stack([X[:, 0, 0] / 1000, 1 - X[:, 0, 0] / 1000], axis=1)
+
+    found = _cli_figures._confidence(Sure(), data, labels)
+    asked = ~np.isnan(found)
+    assert np.bincount(labels[asked]).tolist() == [13, 3, 0, 13]
+    rows = np.flatnonzero(asked)
+    np.testing.assert_array_equal(found[asked], np.maximum(rows / 1000, 1 - rows / 1000))
 
 
 def test_figures_are_drawn_again_and_by_true_label_when_asked(photos: Path, tmp_path: Path, monkeypatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.text import Text
 from PIL import Image
 
 from subspan.errors import InvalidInputError
@@ -39,6 +40,12 @@ def test_rows_hold_the_samples_of_their_cluster() -> None:
 def test_scores_sort_a_row_from_sure_to_unsure(scores: np.ndarray) -> None:
     figure = contact_sheet(levels(4), np.zeros(4, int), scores=scores, per_cluster=4)
     np.testing.assert_allclose(cells(figure, 1, 4), [[1 / 3, 1, 2 / 3, 0]])
+
+
+def test_samples_without_a_score_are_not_shown_but_counted() -> None:
+    figure = contact_sheet(levels(4), np.zeros(4, int), scores=np.array([0.9, np.nan, 0.8, 0.7]), per_cluster=3)
+    np.testing.assert_allclose(cells(figure, 1, 3), [[0, 2 / 3, 1]])
+    assert any("4" in text.get_text() for text in figure.findobj(Text))
 
 
 def test_long_rows_are_thinned_evenly() -> None:

@@ -12,7 +12,7 @@ from subspan.datasets import Dataset
 from subspan.errors import InvalidInputError
 
 _AFFINITY_SAMPLES = 600
-_SCORED_SAMPLES = 100_000  # above, one more pass over the data is too much for a picture
+_SCORED_SAMPLES = 5000  # of which confidence is asked: another pass over all data is too much for a picture
 
 
 def draw(folder: Path, estimator: Any, data: Dataset, truth: np.ndarray | None = None) -> list[Path]:
@@ -30,10 +30,8 @@ def draw(folder: Path, estimator: Any, data: Dataset, truth: np.ndarray | None =
     labels = np.asarray(estimator.labels_)
     written = []
     if data.kind == "images":
-        sure = hasattr(estimator, "predict_proba") and len(labels) <= _SCORED_SAMPLES
-        scores = estimator.predict_proba(data.X) if sure else None
         written.append(folder / "clusters.png")
-        plots.contact_sheet(data.X, labels, written[-1], scores=scores)
+        plots.contact_sheet(data.X, labels, written[-1], scores=_confidence(estimator, data, labels))
     if plots.history_terms(estimator.history_):  # a closed form has no curves
         written.append(folder / "training.png")
         plots.training_curves(estimator.history_, written[-1])
@@ -49,6 +47,18 @@ def draw(folder: Path, estimator: Any, data: Dataset, truth: np.ndarray | None =
     if hasattr(estimator, "affinities"):
         written += _draw_affinities(folder / "affinities.png", estimator, data, labels)
     return written
+
+
+def _confidence(estimator: Any, data: Dataset, labels: np.ndarray) -> np.ndarray | None:
+    """Probability of the cluster of each sample, (n,): of as many of each cluster as there is time for, else NaN."""
+    if not hasattr(estimator, "predict_proba"):
+        return None
+    sure, clusters = np.full(len(labels), np.nan), np.unique(labels)
+    for cluster in clusters:
+        members = np.flatnonzero(labels == cluster)
+        some = members[_some(len(members), max(_SCORED_SAMPLES // len(clusters), 12))]
+        sure[some] = estimator.predict_proba(data.X[some]).max(axis=1)
+    return sure
 
 
 def _draw_affinities(path: Path, estimator: Any, data: Dataset, labels: np.ndarray) -> list[Path]:

@@ -37,7 +37,7 @@ def contact_sheet(
         Where to save the picture.
     scores : array of shape (n,) or (n, k), optional
         Confidence of every sample, or its probabilities. With it, a row goes evenly from the surest sample to the least
-        sure; without, it takes samples at even steps through the data.
+        sure; without, it takes samples at even steps through the data. Samples whose confidence is NaN are left out.
     per_cluster : int
         Images in a row.
 
@@ -79,6 +79,7 @@ def _confidence(scores: np.ndarray | None, n: int) -> np.ndarray | None:
 def _choose(members: np.ndarray, sure: np.ndarray | None, count: int) -> np.ndarray:
     """At most ``count`` of ``members`` at even steps, in falling order of confidence if there is one."""
     if sure is not None:
+        members = members[~np.isnan(sure[members])]
         members = members[np.argsort(-sure[members], kind="stable")]
     if len(members) <= count:
         return members
