@@ -67,8 +67,8 @@ def test_what_fitting_holds_is_limited_and_announced(monkeypatch):
     monkeypatch.undo()
     bytes_of = [sum(memory(side).values()) for side in (32, 64)]
     assert bytes_of[1] - bytes_of[0] > 5e8
-    assert "scattering" in memory(64)
-    assert "scattering" not in NCSC(2).estimate_resources(np.zeros((1000, 8)))["parts"]
+    assert "fitting" in memory(64)
+    assert "fitting" not in NCSC(2).estimate_resources(np.zeros((1000, 8)))["parts"]
 
 
 def memory(side):

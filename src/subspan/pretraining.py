@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from subspan._validation import Samples, iter_slices
+from subspan.components import PrincipalComponents
 from subspan.encoders import Encoder, build_encoder
 from subspan.multiscale import MultiScaleScattering
 from subspan.scattering import ScatteringEncoder, build_scattering_encoder
@@ -17,7 +18,7 @@ from subspan.training import Phase
 ENCODE_BATCH = 5000
 FITTED = 20_000  # samples to which a fixed encoder is fitted at most,
 HELD, LEAST = 1_000_000_000, 1024  # bytes of coefficients that are held meanwhile, but for so many samples at least
-FIXED = (ScatteringEncoder, MultiScaleScattering)  # encoders that are fitted, not trained
+FIXED = (ScatteringEncoder, MultiScaleScattering, PrincipalComponents)  # encoders that are fitted, not trained
 
 
 class Reconstruction(Phase):
@@ -56,6 +57,8 @@ def fitting_bytes(encoder: Encoder, n: int) -> int:
     """Expected memory of fitting a fixed encoder: coefficients, and blocks of 1,024 images of them in float64."""
     if not isinstance(encoder, FIXED):
         return 0
+    if isinstance(encoder, PrincipalComponents):
+        return encoder.fitting_bytes(fitted_samples(encoder, n))
     return 4 * encoder.n_coefficients * (fitted_samples(encoder, n) + 8 * min(n, LEAST))
 
 
@@ -104,6 +107,7 @@ def restore_encoder(*, name: str, **config: Any) -> Encoder:
     """Encoder of any kind from its ``config()``, for ``load_state_dict``."""
     if name == ScatteringEncoder.name:
         return build_scattering_encoder(**config)
-    if name == MultiScaleScattering.name:
-        return MultiScaleScattering(**config)
+    for kind in (MultiScaleScattering, PrincipalComponents):
+        if name == kind.name:
+            return kind(**config)
     return build_encoder(name, **config)

@@ -122,6 +122,13 @@ class StreamingPCA:
         return np.pad(values * keep / (self.n - 1), (0, missing)), np.pad(vectors, ((0, 0), (0, missing)))
 
 
+def working_bytes(d: int, n: int, k: int) -> int:
+    """Expected memory of :class:`StreamingPCA` for n rows of d features in one group and k components."""
+    rows = min(n, max(MAX_ROWS, 4 * k))
+    side = d if n > rows and d <= MAX_EXACT else min(rows, d)
+    return 8 * (2 * rows * d + 3 * side**2)
+
+
 def leading_eigenpairs(matrix: np.ndarray, k: int, device: torch.device = CPU) -> tuple[np.ndarray, np.ndarray]:
     """The k largest eigenvalues (k,), ascending, and vectors (n, k), of a matrix whose lower triangle is given.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides, check_pair, check_single
 from subspan._resources import available_bytes
+from subspan.components import make_components
 from subspan.encoders import ENCODERS, Encoder, IdentityEncoder
 from subspan.errors import InvalidInputError, ResourceError
 from subspan.heads import Heads
@@ -42,6 +43,7 @@ RATES = {
 }
 COMPRESSION = {"auto": None, "uniform": 0.0, "uneven": UNEVEN}  # by prior, see subspan.merging
 SCATTERING = {"scattering": {"contrast": True}, "plain-scattering": {"contrast": False}}  # encoders of images
+OPTIONS = dict.fromkeys(SCATTERING, ("n_components", "J", "L")) | {"pca": ("n_components",)}  # of fixed encoders
 MAX_PIXELS = 4096  # numbers per image up to which pixels may be the codes
 CANDIDATES = 6  # proposals that are trained on
 SAMPLES_PER_CLUSTER = 20  # the starts have more than k clusters only with so many samples for each
@@ -71,7 +73,7 @@ def check_parameters(p: Mapping[str, Any]) -> None:
     InvalidInputError
     """
     check_choice("recipe", p["recipe"], tuple(AUTO))
-    check_choice("encoder", p["encoder"], ("auto", *SCATTERING, *ENCODERS))
+    check_choice("encoder", p["encoder"], ("auto", *OPTIONS, *ENCODERS))
     check_choice("head", p["head"], ("auto", "conv", "mlp"))
     if p["head_width"] is not None:
         check_integer("head_width", p["head_width"], 1)
@@ -140,6 +142,24 @@ def fixed_encoders(shape: tuple[int, ...], n: int) -> dict[str, Encoder]:
     if math.prod(shape) <= MAX_PIXELS:
         encoders["identity"] = IdentityEncoder(shape)
     return encoders
+
+
+def fixed_encoder(name: str, shape: tuple[int, ...], n: int, options: Mapping[str, Any]) -> Encoder:
+    """Encoder without training for n samples, "pca" or scattering.
+
+    Raises
+    ------
+    InvalidInputError
+        Unknown options, numbers out of range, or samples that the encoder is not made for.
+    """
+    given = {option: value for option, value in options.items() if value is not None}
+    if unknown := set(given) - set(OPTIONS[name]):
+        raise InvalidInputError(f"Encoder {name!r} has no option {min(unknown)!r}, only {list(OPTIONS[name])}.")
+    for option, value in given.items():
+        check_integer(f"encoder_options[{option!r}]", value, 1)
+    if name == "pca":
+        return make_components(shape, n, **given)
+    return make_scattering(shape, n, **SCATTERING[name], **given)
 
 
 def algorithm_1(
@@ -268,7 +288,7 @@ def memory_parts(
     if learned:
         parts["learned_coefficients"] = learned_bytes([batch]) * max(1, round(n / batch))
     later = sum(parts.values()) - parts["libraries"] - parts["codes"]
-    return parts | ({"scattering": fitting - later} if fitting > later else {})
+    return parts | ({"fitting": fitting - later} if fitting > later else {})
 
 
 def check_memory(parts: dict[str, int], batch_size: int, n: int) -> None:

@@ -17,11 +17,9 @@ from subspan.methods._ncsc_classifiers import ClassifierStage
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_stages import CollaborationStage
-from subspan.multiscale import MultiScaleScattering
 from subspan.neighbours import EXACT
-from subspan.pretraining import Reconstruction
+from subspan.pretraining import FIXED, Reconstruction
 from subspan.proposals import DIMENSIONS, ITERATIONS, MILD, MOST, RANDOM_BEGINNINGS, count_divisions
-from subspan.scattering import ScatteringEncoder
 from subspan.self_expression import ClosedFormSelfExpression
 from subspan.training import Phase
 
@@ -83,7 +81,7 @@ def _some(setting: Setting) -> torch.Tensor:
 def _encoding(setting: Setting) -> float:
     """Seconds per sample."""
     x, encoder = _some(setting), copy.deepcopy(setting.encoder)
-    if isinstance(encoder, ScatteringEncoder | MultiScaleScattering):
+    if isinstance(encoder, FIXED):
         encoder.fit_encode([x])  # to so few samples that it would count for more than it does in a fit
     with torch.no_grad():
         return _timed(lambda: encoder.encode(x)) / len(x)

@@ -35,6 +35,7 @@ from subspan._validation import Samples, check_n_clusters, check_same_features, 
 from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
 from subspan.base import Clusterer
 from subspan.checkpoint import load_module_tensors, module_tensors
+from subspan.components import MOST
 from subspan.encoders import MIN_SIDE, Encoder, make_encoder
 from subspan.errors import DivergenceError, InvalidInputError
 from subspan.heads import Heads, build_heads
@@ -45,13 +46,14 @@ from subspan.methods._ncsc_plan import (
     CANDIDATES,
     COMPRESSION,
     MAX_PIXELS,
+    OPTIONS,
     RATES,
     SAMPLES_PER_CLUSTER,
-    SCATTERING,
     algorithm_1,
     automatic,
     check_memory,
     check_parameters,
+    fixed_encoder,
     fixed_encoders,
     memory_parts,
     resolve_epochs,
@@ -60,7 +62,6 @@ from subspan.methods._ncsc_plan import (
 from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_settling import holds
 from subspan.methods._ncsc_time import expected_seconds, spoken
-from subspan.multiscale import make_scattering
 from subspan.pairs import MAX_POSITIVES
 from subspan.pretraining import fitting_bytes, restore_encoder
 from subspan.progress import Progress
@@ -85,12 +86,15 @@ class NCSC(Clusterer):
     recipe : {"global", "paper"}
         "global" takes positive pairs from the self-expression of all samples by all others; "paper" is Algorithm 1,
         batch by batch. Parameters that are "auto" follow the recipe.
-    encoder : {"auto", "scattering", "plain-scattering", "conv", "residual", "preact-residual", "mlp", "identity"}
-        "auto": "identity" for vectors (embeddings); for images "conv" (paper), or of "scattering" (every place divided
-        by its contrast), "plain-scattering" and "identity" the one whose neighbourhoods fall most clearly into k
-        clusters (global), see :func:`subspan.selection.choose_encoder`.
+    encoder : str
+        "scattering", "plain-scattering", "conv", "residual", "preact-residual", "mlp", "identity", "pca", or "auto":
+        "identity" for vectors (embeddings), but "pca" where they have more than 1,024 features; for images
+        "conv" (paper), or of "scattering" (every place divided by its contrast), "plain-scattering" and "identity" the
+        one whose neighbourhoods fall most clearly into k clusters (global), see
+        :func:`subspan.selection.choose_encoder`.
     encoder_options : dict, optional
-        Sizes, see :func:`subspan.encoders.make_encoder`.
+        Sizes: ``n_components`` of "pca", at most 1,024 by default, which loses nothing of fewer samples;
+        ``n_components``, ``J`` and ``L`` of scattering; for networks see :func:`subspan.encoders.make_encoder`.
     head : {"auto", "conv", "mlp"}
         Classifier on the codes; "auto" is the paper's convolutional one where codes have a spatial layout.
     head_width : int, optional
@@ -329,8 +333,10 @@ class NCSC(Clusterer):
         name, options = name or self.encoder, self.encoder_options or {}
         if name == "auto" and self.recipe == "global" and samples.kind == "image":
             name = "scattering" if min(samples.shape[1:]) >= MIN_SIDE else "identity"
-        if name in SCATTERING:
-            return make_scattering(samples.shape, samples.n, **(SCATTERING[name] | options))
+        if name == "auto" and samples.kind == "vector" and samples.shape[0] > MOST:
+            name = "pca"
+        if name in OPTIONS:
+            return fixed_encoder(name, samples.shape, samples.n, options)
         return make_encoder(name, samples.shape, self.n_clusters, generator(seed, 1), **options)
 
     def predict_proba(self, X) -> np.ndarray:
