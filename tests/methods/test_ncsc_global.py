@@ -486,7 +486,7 @@ def test_classifiers_learn_from_changed_images(monkeypatch):
 @pytest.mark.parametrize(
     ("X", "augmentation", "words"),
     [
-        (np.ones((20, 9)), {"shift": 0.1}, "augmentation changes images, but X holds vectors"),
+        (np.eye(20, 9), {"shift": 0.1}, "augmentation changes images, but X holds vectors"),
         (np.ones((20, 8, 8)), {"blur": 1}, "augmentation is .*; give a dict with keys among rotation, shift"),
         (np.ones((20, 8, 8)), True, "augmentation is True; give a dict"),
         (np.ones((20, 8, 8)), {"flip": 1}, r"augmentation\['flip'\] is 1; give True or False"),
