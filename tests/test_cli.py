@@ -209,6 +209,7 @@ def test_pictures_show_each_cluster_from_sure_to_unsure(photos: Path, tmp_path: 
     )
     call("fit", photos, "-k", 2, "-o", tmp_path / "run")
     assert seen["scores"].shape == seen["labels"].shape == (7,)
+    assert (seen["scores"] > 0.5).all()  # of two clusters: each sample's own is the more probable
     assert seen["scores"].argmax() == 6  # the brightest image
 
 
@@ -289,13 +290,13 @@ def test_confidence_is_asked_of_some_samples_of_each_cluster(monkeypatch) -> Non
 
     class Sure:
         def predict_proba(self, X):
-            return np.stack([X[:, 0, 0] / 1000, 1 - X[:, 0, 0] / 1000], axis=1)
+            return X[:, :, 0] / 1000 + np.arange(4)
 
     found = _cli_figures._confidence(Sure(), data, labels)
     asked = ~np.isnan(found)
     assert np.bincount(labels[asked]).tolist() == [13, 3, 0, 13]
     rows = np.flatnonzero(asked)
-    np.testing.assert_array_equal(found[asked], np.maximum(rows / 1000, 1 - rows / 1000))
+    np.testing.assert_array_equal(found[asked], rows / 1000 + labels[asked])
 
 
 def test_figures_are_drawn_again_and_by_true_label_when_asked(photos: Path, tmp_path: Path, monkeypatch) -> None:

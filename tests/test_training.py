@@ -238,7 +238,7 @@ def test_weights_ruined_by_the_last_step_are_named():
     """No loss sees the weights after the last step, so they are looked at themselves."""
     phase = Toy(Two(), epochs=1, batch_size=N, groups=None)
     phase.holes["groups"] = [{"params": list(phase.module.parameters()), "lr": float("inf")}]
-    with pytest.raises(DivergenceError, match=r"a weight of two\.weight became (nan|inf) in phase 'toy', epoch 0"):
+    with pytest.raises(DivergenceError, match=r"a weight of two\.weight became inf in phase 'toy', epoch 0"):
         run(phase)
 
 

@@ -57,7 +57,7 @@ def _confidence(estimator: Any, data: Dataset, labels: np.ndarray) -> np.ndarray
     for cluster in clusters:
         members = np.flatnonzero(labels == cluster)
         some = members[_some(len(members), max(_SCORED_SAMPLES // len(clusters), 12))]
-        sure[some] = estimator.predict_proba(data.X[some]).max(axis=1)
+        sure[some] = estimator.predict_proba(data.X[some])[:, cluster]
     return sure
 
 

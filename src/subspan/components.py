@@ -75,10 +75,7 @@ class PrincipalComponents(Encoder):
         if n < 2:
             raise InvalidInputError(f"Principal components need at least 2 samples, not {n}: give more data.")
         pca = StreamingPCA(self.n_coefficients, 1, self.n_codes, self.mean.device)
-        for batch in kept:
-            for part in batch.split(BLOCK):
-                pca.add(part.cpu().numpy())
-        pca.flush()
+        pca.fit(part.cpu().numpy() for batch in kept for part in batch.split(BLOCK))
         self.mean.copy_(torch.as_tensor(pca.mean))
         self.directions.copy_(torch.as_tensor(pca.components(self.n_codes)[1]))
         self.n_seen.copy_(torch.as_tensor(n))

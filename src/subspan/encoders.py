@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -197,6 +197,14 @@ ENCODERS: dict[str, type[Any]] = {
 }
 
 
+def given_options(name: str, options: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """The options of an encoder that are not None; InvalidInputError names one that it does not have."""
+    given = {option: value for option, value in options.items() if value is not None}
+    if unknown := set(given) - set(known):
+        raise InvalidInputError(f"Encoder {name!r} has no option {min(unknown)!r}, only {list(known)}.")
+    return given
+
+
 def make_encoder(
     name: str,
     input_shape: Ints,
@@ -235,9 +243,7 @@ def make_encoder(
     if name == "auto":
         name = "conv" if len(input_shape) == 3 else "identity"
     cls = _lookup(name)
-    sizes = {option: value for option, value in options.items() if value is not None}
-    if unknown := set(sizes) - set(cls.options):
-        raise InvalidInputError(f"Encoder {name!r} has no option {min(unknown)!r}, only {list(cls.options)}.")
+    sizes = given_options(name, options, cls.options)
     if issubclass(cls, ImageAutoencoder):
         _check_images(name, input_shape)
         sizes = _size_images(cls, input_shape, codes_per_cluster * n_clusters, sizes)

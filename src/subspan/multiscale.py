@@ -94,9 +94,7 @@ class MultiScaleScattering(Encoder):
         codes = torch.cat(
             [scale.fit_encode_coefficients(blocks) for scale, blocks in zip(self._scales, kept, strict=True)], dim=1
         )
-        pca = StreamingPCA(codes.shape[1], len(self.scales), self.n_codes)
-        pca.add(codes.cpu().numpy())
-        pca.flush()
+        pca = StreamingPCA(codes.shape[1], len(self.scales), self.n_codes).fit([codes.cpu().numpy()])
         _, directions = pca.components(self.n_codes)
         join = directions * pca.scale()[:, None]
         self.join.copy_(torch.as_tensor(join))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import suppress
 
 import numpy as np
@@ -44,6 +45,13 @@ class StreamingPCA:
         self.factor, self.limit = np.zeros((0, d)), max(MAX_ROWS, 4 * k)
         self.matrix: np.ndarray | None = None
         self.pending: list[np.ndarray] = []
+
+    def fit(self, blocks: Iterable[np.ndarray]) -> StreamingPCA:
+        """Take in all ``blocks`` of rows (m, d)."""
+        for rows in blocks:
+            self.add(rows)
+        self.flush()
+        return self
 
     def add(self, rows: np.ndarray) -> None:
         """Take in rows (m, d)."""

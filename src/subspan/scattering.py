@@ -272,9 +272,7 @@ class ScatteringEncoder(Encoder):
             raise InvalidInputError(f"Principal components need at least 2 images, not {n}: give more data.")
         self._fit_channels(kept)
         pca = StreamingPCA(self.n_coefficients, len(self.channel_norm), self.n_codes, self.projection.device)
-        for block in kept:
-            pca.add(self.normalise(block).cpu().numpy())
-        pca.flush()
+        pca.fit(self.normalise(block).cpu().numpy() for block in kept)
         variances, directions = pca.components(self.n_codes)
         projection = directions * pca.scale()[:, None]
         for name, array in (

@@ -11,7 +11,7 @@ import numpy as np
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides, check_pair, check_single
 from subspan._resources import available_bytes
 from subspan.components import make_components
-from subspan.encoders import ENCODERS, Encoder, IdentityEncoder
+from subspan.encoders import ENCODERS, Encoder, IdentityEncoder, given_options
 from subspan.errors import InvalidInputError, ResourceError
 from subspan.heads import Heads
 from subspan.merging import UNEVEN
@@ -138,7 +138,7 @@ def _check_augmentation(augmentation: Any) -> None:
 
 def fixed_encoders(shape: tuple[int, ...], n: int) -> dict[str, Encoder]:
     """Encoders without training for n images of shape (c, h, w), by name: scattering and, if they are few, pixels."""
-    encoders: dict[str, Encoder] = {name: make_scattering(shape, n, **how) for name, how in SCATTERING.items()}
+    encoders = {name: fixed_encoder(name, shape, n, {}) for name in SCATTERING}
     if math.prod(shape) <= MAX_PIXELS:
         encoders["identity"] = IdentityEncoder(shape)
     return encoders
@@ -152,9 +152,7 @@ def fixed_encoder(name: str, shape: tuple[int, ...], n: int, options: Mapping[st
     InvalidInputError
         Unknown options, numbers out of range, or samples that the encoder is not made for.
     """
-    given = {option: value for option, value in options.items() if value is not None}
-    if unknown := set(given) - set(OPTIONS[name]):
-        raise InvalidInputError(f"Encoder {name!r} has no option {min(unknown)!r}, only {list(OPTIONS[name])}.")
+    given = given_options(name, options, OPTIONS[name])
     for option, value in given.items():
         check_integer(f"encoder_options[{option!r}]", value, 1)
     if name == "pca":
