@@ -232,10 +232,12 @@ def test_a_fit_that_was_killed_goes_on_to_the_unbroken_result(name, tmp_path, mo
     monkeypatch.setattr(Checkpoint, "write", counted)
     whole = fit(quick(name, checkpoint_dir=tmp_path / "whole"), X)
     assert written >= 2
-    written, last = 0, written // 2
+    needed, written, last = written, 0, written // 2
     with pytest.raises(KeyboardInterrupt):
         fit(quick(name, checkpoint_dir=tmp_path / "broken"), X)
+    written, last = 0, None
     model = fit(quick(name, checkpoint_dir=tmp_path / "broken", resume=True), X)
+    assert written < needed  # what was done is not done again
     assert np.array_equal(model.labels_, whole.labels_)
     assert np.array_equal(model.transform(X), whole.transform(X))
     assert histories(model) == histories(whole)
