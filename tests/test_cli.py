@@ -468,6 +468,7 @@ def test_demo_compares_with_kmeans_and_can_be_repeated(tmp_path: Path) -> None:
     assert 70 < scores[0] < 90  # K-Means on the pixels of the digits
     assert len([word for word in lines["NCSC"] if "." in word]) == 3
     assert (tmp_path / "demo" / "figures" / "clusters.png").exists()
+    assert "1,797" in (tmp_path / "demo" / "report.html").read_text()
 
 
 def test_help_and_version_do_not_import_torch() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from subspan._cli_report import write_report
 from subspan._cli_runs import FitRequest, fit
 
 
@@ -25,6 +26,7 @@ def demo(request: FitRequest) -> None:
     }
     print_table(scores, f"{len(data.X):,} {data.name}, {request.n_clusters} clusters")
     print("Pictures:", *sorted(str(path) for path in run.figures.glob("*.png")))
+    print("Page to look at:", write_report(run.path, None, None)["out"])
 
 
 def kmeans(X: np.ndarray, k: int, seed: int) -> np.ndarray:
