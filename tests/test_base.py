@@ -159,7 +159,7 @@ def test_missing_damaged_and_foreign_models_are_named(tmp_path):
         load(tmp_path)
     Signs().fit(X()).save(tmp_path)
     rewrite(tmp_path, format=99)
-    with pytest.raises(CheckpointError, match="format 99; this subspan reads 3"):
+    with pytest.raises(CheckpointError, match="format 99; this subspan reads 4"):
         load(tmp_path)
     path = tmp_path / "model.safetensors"
     content = path.read_bytes()

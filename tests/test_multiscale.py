@@ -7,10 +7,11 @@ from sklearn.exceptions import NotFittedError
 
 from subspan import NCSC, pretraining
 from subspan._validation import check_samples
+from subspan.channels import ChannelComponents
 from subspan.errors import InvalidInputError
 from subspan.multiscale import MultiScaleScattering, make_scattering
 from subspan.pretraining import restore_encoder
-from subspan.scattering import ScatteringEncoder
+from subspan.scattering import Scattering2D, ScatteringEncoder
 
 
 def images(n=40, side=16, seed=0, channels=1):
@@ -22,8 +23,9 @@ def test_codes_are_the_components_of_both_scales_at_equal_weight():
     encoder = MultiScaleScattering((1, 16, 16), 12)
     codes = encoder.fit_encode(x.split(7))
     parts = []
-    for J in (1, 2):
-        z = ScatteringEncoder((1, 16, 16), 12, J).fit_encode(iter([x])).double()
+    for maps in Scattering2D((16, 16), 2, finer=True).scales(x):
+        scale = ChannelComponents((1, 16, 16), maps.shape[2:], 12)
+        z = scale.fit_encode_coefficients([maps.flatten(1)]).double()
         parts.append(z / z.square().sum(1).mean().sqrt())
     both = torch.cat(parts, dim=1)
     U, S, _ = torch.linalg.svd(both - both.mean(0), full_matrices=False)
@@ -80,10 +82,12 @@ def test_one_scale_where_the_image_is_small_or_a_scale_is_asked_for():
     assert isinstance(make_scattering((1, 28, 28), 1000, J=3), ScatteringEncoder)
     assert make_scattering((1, 28, 28), 1000).n_codes == 150
     assert make_scattering((1, 28, 28), 40).n_codes == 20
-    assert [scale.scattering.J for scale in make_scattering((1, 28, 28), 1000).scales] == [2, 3]
+    assert make_scattering((1, 28, 28), 1000).scattering.out_shapes == [(81, 7, 7), (217, 3, 3)]
 
 
 def test_errors():
+    with pytest.raises(InvalidInputError, match="shape"):
+        MultiScaleScattering((1, 16, 16), 4).fit_encode([images(side=17)])
     with pytest.raises(InvalidInputError, match="needs images"):
         make_scattering((30,), 100)
     with pytest.raises(NotFittedError):

@@ -14,11 +14,11 @@ from reference import scattering as slow
 from subspan import principal
 from subspan._random import generator
 from subspan.errors import InvalidInputError
+from subspan.multiscale import make_scattering
 from subspan.scattering import (
     Scattering2D,
     ScatteringEncoder,
     build_scattering_encoder,
-    make_scattering_encoder,
     scattering_scale,
 )
 
@@ -58,6 +58,27 @@ def test_equals_slow_reference(shape, J, L):
     want = np.stack([slow.scattering(image, J, L, bank) for image in x.numpy()])
     np.testing.assert_allclose(transform(x).numpy(), want, atol=1e-5)
     np.testing.assert_allclose(transform(x).numpy(), want, rtol=1e-3, atol=1e-6)  # the small second order as well
+
+
+@pytest.mark.parametrize(("shape", "J", "L"), [case for case in CASES if case[1] > 1])
+def test_the_finer_scale_is_read_from_the_maps_of_the_coarser(shape, J, L):
+    """Order by order the average at scale J - 1 of the slow maps of scale J, where scale J - 1 alone would be read."""
+    x = images(3, *shape)
+    transform = Scattering2D(shape, J, L, finer=True)
+    fine, coarse = transform.scales(x)
+    torch.testing.assert_close(coarse, Scattering2D(shape, J, L)(x), rtol=0, atol=1e-6)
+    assert fine.shape == Scattering2D(shape, J - 1, L)(x).shape
+    bank = slow.filters(*transform.sides, J, L)
+    want = np.stack([slow.finer_scattering(image, J, L, bank) for image in x.numpy()])
+    np.testing.assert_allclose(fine.numpy(), want, rtol=1e-3, atol=1e-5)
+
+
+def test_the_finer_scale_is_that_of_scale_J_less_one_alone_but_for_the_edge():
+    """Further from the edge than its wavelets reach; padded wider, it repeats less of the far side."""
+    x = torch.zeros(4, 64, 64)
+    x[:, 24:40, 24:40] = images(4, 16, 16)
+    fine = Scattering2D((64, 64), 3, 4, finer=True).scales(x)[0]
+    torch.testing.assert_close(fine, Scattering2D((64, 64), 2, 4)(x), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [8, 11, 12, 23, 24, 37, 48])
@@ -301,9 +322,20 @@ def test_codes_are_usable_by_a_trained_head():
     torch.testing.assert_close(head.weight.grad[0], z.sum(0))
 
 
-@pytest.mark.parametrize(("shape", "n", "k"), [((1, 28, 28), 7000, 150), ((1, 16, 16), 80, 40), ((1, 8, 8), 999, 144)])
-def test_default_number_of_components(shape, n, k):
-    encoder = make_scattering_encoder(shape, n)
+@pytest.mark.parametrize(
+    ("shape", "n", "J", "k"),
+    [
+        ((1, 28, 28), 7000, 3, 150),
+        ((1, 16, 16), 80, 2, 40),
+        ((1, 8, 8), 999, 1, 144),
+        ((1, 8, 8), 999, 3, 150),
+        ((1, 28, 28), 7000, None, 150),
+        ((1, 16, 16), 80, None, 40),
+        ((1, 8, 8), 999, None, 144),
+    ],
+)
+def test_default_number_of_components(shape, n, J, k):
+    encoder = make_scattering(shape, n, J=J)
     assert encoder.n_codes == k
     assert not encoder.trainable
     assert not list(encoder.parameters())
@@ -321,6 +353,6 @@ def test_wrong_use_is_named():
         encoder.decode(torch.zeros(1, 4))
     for shape in ((64,), (1, 7, 30)):
         with pytest.raises(InvalidInputError, match="images of at least 8 x 8"):
-            make_scattering_encoder(shape, 100)
+            make_scattering(shape, 100)
     with pytest.raises(InvalidInputError, match="n_components"):
         ScatteringEncoder((1, 8, 8), 145)

@@ -6,17 +6,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
+from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
+from subspan.channels import BATCH, ChannelComponents
 from subspan.encoders import Encoder
+from subspan.errors import InvalidInputError
 from subspan.principal import StreamingPCA
-from subspan.scattering import BATCH, N_COMPONENTS, ScatteringEncoder, make_scattering_encoder, scattering_scale
+from subspan.scattering import N_COMPONENTS, Scattering2D, ScatteringEncoder, check_images, count_components
 
 
 class MultiScaleScattering(Encoder):
-    """Codes of :class:`~subspan.scattering.ScatteringEncoder` at scales J - 1 and J, joined by principal components.
+    """Codes of scattering at scales J - 1 and J (:mod:`subspan.channels`), joined by principal components.
 
-    Both codes count the same: each is divided by the root of its variance. Where J = 1 there is one scale.
+    Both scales are averages of the same wavelet maps. Their codes count the same: each is divided by the root of its
+    variance. Where J = 1 there is one scale.
 
     Parameters
     ----------
@@ -47,10 +51,10 @@ class MultiScaleScattering(Encoder):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(input_shape, (n_components,))
-        J = scattering_scale(*self.input_shape[1:])
         self.L, self.contrast = L, contrast
+        self.scattering = Scattering2D(self.input_shape[1:], L=L, finer=True)
         self.scales = nn.ModuleList(
-            ScatteringEncoder(input_shape, n_components, j, L, contrast) for j in (J - 1, J) if j > 0
+            ChannelComponents(input_shape, shape, n_components, contrast) for shape in self.scattering.out_shapes
         )
         self.n_coefficients = sum(scale.n_coefficients for scale in self._scales)
         self.register_buffer("join", torch.zeros(n_components * len(self.scales), n_components))
@@ -58,12 +62,24 @@ class MultiScaleScattering(Encoder):
         self.register_buffer("n_seen", torch.zeros((), dtype=torch.int64))
 
     @property
-    def _scales(self) -> list[ScatteringEncoder]:
-        return cast("list[ScatteringEncoder]", list(self.scales))
+    def _scales(self) -> list[ChannelComponents]:
+        return cast("list[ChannelComponents]", list(self.scales))
+
+    def _transform(self, x: Tensor) -> list[Tensor]:
+        """(b, c, h, w) -> raw coefficients (b, c * n_channels * h' * w') at either scale."""
+        if tuple(x.shape[1:]) != self.input_shape:
+            raise InvalidInputError(f"Images of shape {tuple(x.shape[1:])}: this encoder takes {self.input_shape}.")
+        return [maps.flatten(1) for maps in self.scattering.scales(x)]
 
     def encode(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, n_components), float32; raises NotFittedError before ``fit_encode``."""
-        return torch.cat([scale.encode(x) for scale in self._scales], dim=1) @ self.join + self.offset
+        if not int(self.n_seen):
+            raise NotFittedError("This scattering encoder has no components yet: call fit_encode on the images first.")
+        return torch.cat([self._project(self._transform(part)) for part in x.split(BATCH)])
+
+    def _project(self, coefficients: list[Tensor]) -> Tensor:
+        codes = [scale.project(block) for scale, block in zip(self._scales, coefficients, strict=True)]
+        return torch.cat(codes, dim=1) @ self.join + self.offset
 
     def decode(self, z: Tensor) -> Tensor:
         raise NotImplementedError("Scattering codes cannot be decoded: choose an auto-encoder to reconstruct images.")
@@ -85,8 +101,8 @@ class MultiScaleScattering(Encoder):
         kept: list[list[Tensor]] = [[] for _ in self.scales]
         for batch in batches:
             for part in batch.split(BATCH):
-                for scale, blocks in zip(self._scales, kept, strict=True):
-                    blocks.append(scale.coefficients(part))
+                for blocks, block in zip(kept, self._transform(part), strict=True):
+                    blocks.append(block)
         return kept
 
     def fit_encode_coefficients(self, kept: list[list[Tensor]]) -> Tensor:
@@ -107,21 +123,26 @@ class MultiScaleScattering(Encoder):
 
 
 def make_scattering(
-    input_shape: Sequence[int], n_samples: int, *, J: int | None = None, **options: Any
+    input_shape: Sequence[int],
+    n_samples: int,
+    *,
+    n_components: int | None = None,
+    J: int | None = None,
+    L: int = 8,
+    contrast: bool = True,
 ) -> MultiScaleScattering | ScatteringEncoder:
     """Encoder for n_samples images: at two scales, or at the scale J where it is given.
 
-    The code length is 150, or less where there are fewer than 300 images (one component per two). ``options`` are those
-    of :func:`~subspan.scattering.make_scattering_encoder`.
+    The code length is 150, or less where there are fewer than 300 images (one component per two).
 
     Raises
     ------
     InvalidInputError
         Vectors, images below 8 x 8, or sizes that do not fit.
     """
-    single = make_scattering_encoder(input_shape, n_samples, J=J, **options)
+    check_images(input_shape)
+    if n_components is None:
+        n_components = count_components(input_shape, n_samples, J, L, finer=J is None)
     if J is not None:
-        return single
-    coarse, L = single.scattering.J, single.scattering.L
-    fewest = min(ScatteringEncoder(input_shape, 1, j, L).n_coefficients for j in (coarse - 1, coarse) if j > 0)
-    return MultiScaleScattering(input_shape, min(single.n_codes, fewest), L, single.contrast)
+        return ScatteringEncoder(input_shape, n_components, J, L, contrast)
+    return MultiScaleScattering(input_shape, n_components, L, contrast)

@@ -67,18 +67,19 @@ def morlet(sides: Sequence[int], j: int, t: int, L: int) -> np.ndarray:
     return np.fft.fftshift(np.fft.fft2(wave).real)
 
 
-def lowpass(side: int, J: int, j: int) -> np.ndarray:
-    """phi_J on one axis: from a map of resolution 2^-j to every 2^J-th pixel less one at each end: (n / 2^J - 2, n).
+def lowpass(side: int, J: int, j: int, at: np.ndarray) -> np.ndarray:
+    """phi_J on one axis: from a map of resolution 2^-j to the pixels ``at`` of the padded image: (len(at), n).
 
     The two-dimensional Gaussian is the product of two of these.
     """
-    n, step, sigma = side >> j, 1 << (J - j), SIGMA * 2 ** (J - 1)
+    n, sigma = side >> j, SIGMA * 2 ** (J - 1)
     reach = math.ceil(8 * sigma / side)
     u = np.arange(-reach * side, (reach + 1) * side)
     gauss = np.exp(-(u**2) / (2 * sigma**2)).reshape(-1, side).sum(0) / (math.sqrt(2 * PI) * sigma)
     band = np.fft.fftshift(np.fft.fft(gauss).real)[side // 2 - n // 2 : side // 2 - n // 2 + n]
-    transform = fourier(n, range(-n // 2, n // 2))
-    return (np.conj(transform).T @ (band[:, None] * transform)).real[step:-step:step] / n
+    frequencies = range(-n // 2, n // 2)
+    back = np.exp(2j * np.pi * np.outer(at / 2**j, frequencies) / n)
+    return (back @ (band[:, None] * fourier(n, frequencies))).real / n
 
 
 def support(big: np.ndarray, at_least: int) -> slice:
@@ -92,30 +93,25 @@ def support(big: np.ndarray, at_least: int) -> slice:
 
 
 class Level(nn.Module):
-    """Maps of resolution 2^-j: their Fourier transforms and their low-pass output.
+    """Maps of resolution 2^-j and their Fourier transforms.
 
     A map of n1 x n2 pixels is held as (p2, n1, n2 / p2, batch): its p2 (1 or 2) interleaved column sets one after the
     other, and its rows in p1 interleaved sets as well.
     """
 
-    low_a: Tensor
-    low_b: Tensor
     forward_a: Tensor
     forward_b: Tensor
     inverse_a: Tensor
     inverse_b: Tensor
     mirror: Tensor
 
-    def __init__(self, sides: Sequence[int], J: int, j: int) -> None:
+    def __init__(self, sides: Sequence[int], j: int) -> None:
         super().__init__()
         n1, n2 = self.size = sides[0] >> j, sides[1] >> j
         self.phases = _phases(n1), _phases(n2)
         p2 = self.phases[1]
         self.shape = (p2, n1, n2 // p2)
-        order1, order2 = (np.concatenate(_interleaved(np.arange(n))) for n in (n1, n2))
-        low1, low2 = (lowpass(side, J, j) for side in sides)
-        register(self, low_a=low1[:, order1], low_b=low2[:, order2])
-        half = fourier(n1, range(-n1 // 2, 1))[:, order1]  # the other rows follow from conjugate symmetry
+        half = fourier(n1, range(-n1 // 2, 1))[:, _order(n1)]  # the other rows follow from conjugate symmetry
         columns = fourier(n2, range(-n2 // 2, -n2 // 2 + n2 // p2))
         register(self, forward_a=real_in(half), forward_b=np.stack([complex_b(columns[:, p::p2]) for p in range(p2)]))
         spot = np.arange((n1 // 2 + 1) * 2 * n2).reshape(-1, 2, n2)[n1 // 2 - 1 : 0 : -1]  # of minus a frequency
@@ -159,7 +155,19 @@ class Level(nn.Module):
         x[rows:, 1].neg_()
         return x
 
-    def lowpass(self, maps: Tensor) -> Tensor:
+
+class Lowpass(nn.Module):
+    """phi_J of maps of resolution 2^-j, held as :class:`Level` holds them, at the pixels ``at`` of either axis."""
+
+    low_a: Tensor
+    low_b: Tensor
+
+    def __init__(self, sides: Sequence[int], J: int, j: int, at: Sequence[np.ndarray]) -> None:
+        super().__init__()
+        low1, low2 = (lowpass(side, J, j, p)[:, _order(side >> j)] for side, p in zip(sides, at, strict=True))
+        register(self, low_a=low1, low_b=low2)
+
+    def forward(self, maps: Tensor) -> Tensor:
         """(k, p2, n1, n2 / p2, batch) -> (k, h', w', batch)."""
         k, p2, n1, h2, b = maps.shape
         x = torch.matmul(self.low_a, maps.view(k * p2, n1, h2 * b)).view(k, p2, -1, h2, b)
@@ -230,6 +238,11 @@ def _interleaved(rows: np.ndarray) -> list[np.ndarray]:
     """Even and odd rows, where there are enough of them to transform them apart."""
     phases = _phases(len(rows))
     return [rows[p::phases] for p in range(phases)]
+
+
+def _order(n: int) -> np.ndarray:
+    """Pixels of an axis in the order in which a level holds them."""
+    return np.concatenate(_interleaved(np.arange(n)))
 
 
 def _butterfly(x: Tensor, dim: int, phases: int, out: Tensor) -> Tensor:

@@ -44,21 +44,47 @@ def convolve(u, spectrum, step):
 
 def filters(n1, n2, J, L):
     psi = {(j, t): morlet(n1, n2, j, t, L) for j in range(J) for t in range(L)}
-    return psi, np.fft.fft2(gabor(n1, n2, 0.8 * 2 ** (J - 1), 0, 0, 1))
+    return psi, *(np.fft.fft2(gabor(n1, n2, 0.8 * 2 ** (scale - 1), 0, 0, 1)) for scale in (J, J - 1))
+
+
+def margins(side, J):
+    padded = (side // 2**J + 2) * 2**J
+    return (padded - side) // 2, padded - side - (padded - side) // 2
 
 
 def pad(image, J):
-    margins = []
-    for side in image.shape:
-        padded = (side // 2**J + 2) * 2**J
-        margins.append(((padded - side) // 2, padded - side - (padded - side) // 2))
-    return np.pad(image, margins, mode="reflect")
+    return np.pad(image, [margins(side, J) for side in image.shape], mode="reflect")
+
+
+def finer_scattering(image, J, L, bank):
+    """The maps that scale J has, of the wavelets of scale J - 1, averaged at scale J - 1 and read at its places."""
+    u0 = pad(np.asarray(image, float), J)
+    psi, _, phi = bank
+
+    def smooth(u, j):
+        everywhere = convolve(u, at_resolution(phi, j), 1).real
+        rows, columns = (
+            [(2 ** (J - 1) * (i + 1) - margins(side, J - 1)[0] + margins(side, J)[0]) / 2**j for i in range(count)]
+            for side, count in zip(image.shape, (side // 2 ** (J - 1) for side in image.shape), strict=True)
+        )
+        assert all(place == int(place) for place in rows + columns)
+        return everywhere[np.ix_(np.array(rows, int), np.array(columns, int))]
+
+    zero, one, two = [smooth(u0, 0)], [], []
+    fine = {key: wave for key, wave in psi.items() if key[0] < J - 1}
+    for (j1, _), wave1 in fine.items():
+        u1 = abs(convolve(u0, wave1, 2**j1))
+        one.append(smooth(u1, j1))
+        for (j2, _), wave2 in fine.items():
+            if j2 > j1:
+                two.append(smooth(abs(convolve(u1, at_resolution(wave2, j1), 2 ** (j2 - j1))), j2))
+    return np.array(zero + one + two)
 
 
 def scattering(image, J, L, bank=None):
     """(h, w) -> (channels, h // 2^J, w // 2^J)."""
     u0 = pad(np.asarray(image, float), J)
-    psi, phi = bank or filters(*u0.shape, J, L)
+    psi, phi, _ = bank or filters(*u0.shape, J, L)
 
     def smooth(u, j):
         return convolve(u, at_resolution(phi, j), 2 ** (J - j)).real[1:-1, 1:-1]
