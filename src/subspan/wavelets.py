@@ -48,21 +48,17 @@ def complex_b(matrix: np.ndarray) -> np.ndarray:
     return np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]])
 
 
-def _gabor(sides: Sequence[int], sigma: float, theta: float, xi: float, slant: float) -> np.ndarray:
-    """Gaussian times a wave of frequency xi along theta, made periodic: (n1, n2), complex."""
+def morlet(sides: Sequence[int], j: int, t: int, L: int) -> np.ndarray:
+    """Spectrum (real) of psi_{j,t}: a Gabor wave less the Gaussian that makes its mean zero, made periodic."""
+    sigma, xi, slant, theta = SIGMA * 2**j, XI / 2**j, 4 / L, (L - L // 2 - 1 - t) * math.pi / L
+    cosine, sine = math.cos(theta), math.sin(theta)
     reach = [math.ceil(8 * sigma / slant / n) for n in sides]  # the tails beyond are below 1e-14
     u, v = (np.arange(-r * n, (r + 1) * n) for r, n in zip(reach, sides, strict=True))
-    along = math.cos(theta) * u[:, None] + math.sin(theta) * v
-    across = math.cos(theta) * v - math.sin(theta) * u[:, None]
-    values = np.exp(-(along**2 + (slant * across) ** 2) / (2 * sigma**2) + 1j * xi * along)
-    copies = values.reshape(2 * reach[0] + 1, sides[0], 2 * reach[1] + 1, sides[1])
-    return copies.sum((0, 2)) * slant / (2 * PI * sigma**2)
-
-
-def morlet(sides: Sequence[int], j: int, t: int, L: int) -> np.ndarray:
-    """Spectrum (real) of psi_{j,t}: a Gabor wave less the Gaussian that makes its mean zero."""
-    shape = (sides, SIGMA * 2**j, (L - L // 2 - 1 - t) * math.pi / L)
-    wave, envelope = _gabor(*shape, XI / 2**j, 4 / L), _gabor(*shape, 0.0, 4 / L)
+    along, across = cosine * u[:, None] + sine * v, slant * (cosine * v - sine * u[:, None])
+    envelope = np.exp((along**2 + across**2) / (-2 * sigma**2)) * slant / (2 * PI * sigma**2)
+    wave = envelope * np.exp(1j * xi * cosine * u)[:, None] * np.exp(1j * xi * sine * v)
+    copies = 2 * reach[0] + 1, sides[0], 2 * reach[1] + 1, sides[1]
+    wave, envelope = (values.reshape(copies).sum((0, 2)) for values in (wave, envelope))
     wave -= envelope * (wave.sum() / envelope.sum())
     return np.fft.fftshift(np.fft.fft2(wave).real)
 
