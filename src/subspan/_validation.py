@@ -5,9 +5,11 @@ Nothing here copies a whole data set: checks and statistics stream over slices o
 
 from __future__ import annotations
 
+import math
 import mmap
 import numbers
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -136,6 +138,13 @@ class Samples:
         elif self.layout == "nhwc":
             rows = np.moveaxis(rows, -1, 1)
         return torch.from_numpy(self.scaling.apply(rows))
+
+    def checksum(self) -> int:
+        """CRC-32 of all scaled samples, read batch by batch: another value means other data."""
+        value = 0
+        for rows in iter_slices(self.n, max(1, CHUNK_ENTRIES // math.prod(self.shape))):
+            value = zlib.crc32(self.batch(rows).numpy().tobytes(), value)
+        return value
 
 
 def check_samples(X: Any, *, channel_axis: Literal["auto", 1, -1] = "auto", n_clusters: Any = None) -> Samples:

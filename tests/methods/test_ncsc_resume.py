@@ -94,6 +94,17 @@ def test_checkpoint_of_other_parameters_is_refused(tmp_path):
         NCSC(3, **SMALL, checkpoint_dir=tmp_path, resume=True).fit(X[:50])
 
 
+def test_checkpoint_of_other_data_is_refused(tmp_path):
+    """Also where two samples of many have changed places, and shape, mean and range are the same."""
+    X, _ = planted(n=240)
+    NCSC(3, **SMALL, checkpoint_dir=tmp_path).fit(X)
+    other = X.copy()
+    other[[99, 100]] = X[[100, 99]]
+    with pytest.raises(CheckpointError, match=r"of another run \(data: "):
+        NCSC(3, **SMALL, checkpoint_dir=tmp_path, resume=True).fit(other)
+    NCSC(3, **SMALL, checkpoint_dir=tmp_path, resume=True).fit(X)
+
+
 def test_fit_without_random_state_goes_on_with_its_seed(tmp_path, monkeypatch):
     """As docs/getting_started.md shows it: the seed is that of the checkpoint, and the rest must agree."""
     X, options = planted(n=60)[0], SMALL | {"random_state": None}
