@@ -55,6 +55,23 @@ def test_neighbours_are_the_largest_affinities(method, signed, monkeypatch):
     torch.testing.assert_close(found.affinity.double(), dense.gather(1, found.index), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["exact", "ivf"])
+def test_neighbours_among_landmarks_are_the_largest_affinities_to_them(method, monkeypatch):
+    monkeypatch.setattr("subspan.neighbours.BLOCK", 17)
+    Z, landmarks = codes().float(), torch.tensor([3, 4, 10, 17, 21, 30, 31, 44, 52])
+    dense = dense_affinity(Z.double(), 1.0).fill_diagonal_(0.0)
+    found = GlobalSelfExpression(1.0).fit(Z).neighbours(Z, 4, method, among=landmarks)
+    best = dense[:, landmarks].topk(4, dim=1)
+    assert found.index.shape == (60, 4)
+    if method == "exact":
+        assert torch.equal(found.index, landmarks[best.indices])
+        torch.testing.assert_close(found.affinity.double(), best.values, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.affinity.double(), dense.gather(1, found.index), rtol=1e-4, atol=1e-6)
+    assert (found.index != torch.arange(60)[:, None]).all()
+    everybody = GlobalSelfExpression(1.0).fit(Z).neighbours(Z, 100, among=landmarks)
+    assert everybody.index.shape == (60, 8)
+
+
 @pytest.mark.parametrize(("most", "inverted"), [(399, True), (400, False)])
 def test_many_samples_are_searched_in_an_inverted_file(most, inverted, monkeypatch):
     monkeypatch.setattr(neighbours, "EXACT", most)
@@ -76,7 +93,7 @@ def test_negative_products_are_found():
     gen = torch.Generator().manual_seed(0)
     sign = torch.where(torch.arange(40) % 2 == 0, 1.0, -1.0)[:, None]
     Z = torch.nn.functional.normalize(sign * (torch.ones(40, 6) + 0.3 * torch.randn(40, 6, generator=gen)), dim=1)
-    _, product = both_signs(Z, torch.arange(40), 20)
+    _, product = both_signs(Z, Z, 20)
     assert (product < 0).any(1).all()
     found = GlobalSelfExpression(10.0).fit(Z).neighbours(Z, 15)
     assert ((found.index % 2) != (torch.arange(40) % 2)[:, None]).float().mean() > 0.3
@@ -88,7 +105,7 @@ def test_blocks_of_products_equal_the_search():
     """What CUDA uses, run on the CPU."""
     W = codes().float()
     index, product = torch_search(W, block=13)(W, 7)
-    expected = both_signs(W, torch.arange(60), 7)
+    expected = both_signs(W, W, 7)
     assert torch.equal(index, expected[0])
     torch.testing.assert_close(product, expected[1])
 

@@ -8,14 +8,15 @@ import torch
 from sklearn.datasets import load_digits
 from torch.nn.functional import normalize
 
+from coincidences import coincidences
 from subspan._validation import check_samples
 from subspan.encoders import IdentityEncoder
 from subspan.methods._ncsc_plan import fixed_encoders
 from subspan.neighbours import GlobalSelfExpression
 from subspan.pairs import Pairs
 from subspan.pretraining import encode, encode_each
-from subspan.scattering import ScatteringEncoder
-from subspan.selection import GAMMAS, association, choose_encoder, choose_gamma
+from subspan.scattering import Scattering2D
+from subspan.selection import GAMMAS, LANDMARKS, Graph, association, choose_encoder, choose_gamma, choose_graph
 
 
 def graph(weights):
@@ -58,6 +59,41 @@ def test_gamma_is_one_with_right_neighbours():
     assert precision[gamma] > min(precision.values()) + 0.05
 
 
+def test_near_neighbours_that_share_a_coincidence_are_not_believed():
+    X, y = coincidences()
+    Z, y = normalize(torch.from_numpy(X - X.mean(0)), dim=1), torch.from_numpy(y)
+    assert choose_gamma(Z, 6, 10)[0] == 0.1
+    found = choose_graph(Z, 6, 10)
+    assert (found.gamma, found.m) == (100.0, 100)
+    assert len(found.among) == min(1200, LANDMARKS)
+
+    def precision(gamma, m, among=None):
+        index = GlobalSelfExpression(gamma).fit(Z).neighbours(Z, m, among=among).index
+        return float((y[index] == y[:, None]).float().mean())
+
+    assert precision(0.1, 10) < 0.5 < 0.9 < precision(*found)
+
+
+def test_near_neighbours_are_believed_where_the_scales_agree():
+    X, _ = load_digits(return_X_y=True)
+    Z = normalize(torch.from_numpy(X - X.mean(0)).float(), dim=1)
+    assert choose_graph(Z, 10, 10) == Graph(choose_gamma(Z, 10, 10)[0], 10)
+
+
+def test_near_neighbours_are_believed_where_their_clusters_are_some_at_the_other_scale(monkeypatch):
+    """gamma is said to differ by a factor of a hundred, but the clusters are the same."""
+    X = np.random.default_rng(0).standard_normal((300, 10)) + 8 * np.eye(10)[np.arange(300) % 3]
+    Z = normalize(torch.from_numpy(X - X.mean(0)).float(), dim=1)
+    monkeypatch.setattr("subspan.selection.choose_gamma", lambda Z, k, m: (1.0 if m == 10 else 100.0, {}))
+    assert choose_graph(Z, 3, 10) == Graph(1.0, 10)
+
+
+def test_few_samples_of_a_cluster_have_no_other_scale():
+    X, _ = coincidences(n=90)
+    Z = normalize(torch.from_numpy(X - X.mean(0)), dim=1)
+    assert choose_graph(Z, 6, 7) == Graph(choose_gamma(Z, 6, 7)[0], 7)
+
+
 def test_scattering_is_chosen_for_digits():
     samples = check_samples(load_digits().images)
     name, scores = choose_encoder(samples, fixed_encoders(samples.shape, samples.n), 10, 10, torch.device("cpu"))
@@ -70,10 +106,10 @@ def test_scattering_is_computed_once_for_all_encoders(monkeypatch):
     encoders, seen = fixed_encoders(samples.shape, samples.n), []
     others = fixed_encoders(samples.shape, samples.n)
     alone = {name: encode(samples, encoder, torch.device("cpu")) for name, encoder in others.items()}
-    plain = ScatteringEncoder.coefficients
-    monkeypatch.setattr(ScatteringEncoder, "coefficients", lambda self, x: seen.append(len(x)) or plain(self, x))
+    plain = Scattering2D.scales
+    monkeypatch.setattr(Scattering2D, "scales", lambda self, x: seen.append(len(x)) or plain(self, x))
     together = dict(encode_each(samples, encoders, torch.device("cpu")))
-    assert sum(seen) == 200 * len(encoders["scattering"].scales)
+    assert sum(seen) == 200
     assert list(together) == list(encoders) == ["scattering", "plain-scattering", "identity"]
     for name, codes in together.items():
         assert torch.equal(codes, alone[name])

@@ -123,7 +123,14 @@ class GlobalSelfExpression:
         (W_i, slack_i), (W_j, slack_j) = self.whiten(Z_i), self.whiten(Z_j)
         return (W_i @ W_j.T).abs() * (slack_i[:, None] + slack_j) / 2
 
-    def neighbours(self, Z: Tensor, m: int, method: str = "auto", gen: torch.Generator | None = None) -> Neighbours:
+    def neighbours(
+        self,
+        Z: Tensor,
+        m: int,
+        method: str = "auto",
+        gen: torch.Generator | None = None,
+        among: Tensor | None = None,
+    ) -> Neighbours:
         """The m largest affinities of each of the n samples.
 
         Products are searched for with FAISS (on CUDA with torch) and the 2 m best are ranked by the exact ``a_ij``.
@@ -140,6 +147,8 @@ class GlobalSelfExpression:
             "auto" is exact up to 20,000 samples, then an inverted file whose recall is measured and reported.
         gen : torch.Generator, optional
             Draws the queries of the measurements.
+        among : Tensor of shape (q,), int64, optional
+            The samples that may be neighbours, all by default. Half of few landmarks are near at the scale of clusters.
 
         Raises
         ------
@@ -150,18 +159,22 @@ class GlobalSelfExpression:
         if m < 1 or method not in ("auto", "exact", "ivf"):
             raise InvalidInputError(f"m={m}, method={method!r}; give m >= 1 and 'auto', 'exact' or 'ivf'.")
         W, slack = self.whiten(Z)
-        m = int(m)  # FAISS takes no integers of NumPy
-        m, wide = min(m, n - 1), min(2 * m, n - 1) + 1  # one more for the sample itself
+        base = W if among is None else W[among]
+        m, others = int(m), len(base) - 1  # FAISS takes no integers of NumPy
+        m, wide = min(m, others), min(2 * m, others) + 1  # one more for the sample itself
         if W.is_cuda:
-            search, recall = torch_search(W), 1.0
+            search, recall = torch_search(base), 1.0
         else:
-            exact = method == "exact" or (method == "auto" and n <= EXACT)
+            exact = method == "exact" or (method == "auto" and len(base) <= EXACT)
             some = torch.randperm(n, generator=gen or generator(0))[:SAMPLE]
-            search, recall = _faiss_search(W, some, m + 1, exact)
+            search, recall = _faiss_search(base, W[some], m + 1, exact)
         index = torch.empty(n, m, dtype=torch.int64, device=W.device)
         affinity = W.new_empty(n, m)
         for rows in iter_slices(n, BLOCK):
-            index[rows], affinity[rows] = _rank(search(W[rows], wide), rows.start, slack, m)
+            j, product = search(W[rows], wide)
+            if among is not None:
+                j = torch.where(j < 0, j, among[j])
+            index[rows], affinity[rows] = _rank((j, product), rows.start, slack, m)
         return Neighbours(index, affinity, recall)
 
 
@@ -169,9 +182,9 @@ Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # (queries, m) -> index
 
 
 def both_signs(W: Tensor, queries: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """Exact search for the largest ``|w_i . w_j|`` of some queries (q,): index (q, m) and products (q, m)."""
-    search, rows = _exact_search(W), W[queries]
-    index, product = _merge(search(rows, m), search(rows, m, -1.0))
+    """Exact search for the largest ``|w_i . w_j|`` of some rows ``w_i`` (q, d): index (q, m) and products (q, m)."""
+    search = _exact_search(W)
+    index, product = _merge(search(queries, m), search(queries, m, -1.0))
     order = product.abs().topk(m, dim=1).indices
     return index.gather(1, order), product.gather(1, order)
 
@@ -195,7 +208,7 @@ SignedSearch = Callable[..., tuple[Tensor, Tensor]]  # (queries, m, sign) -> ind
 
 
 def _faiss_search(W: Tensor, some: Tensor, m: int, exact: bool) -> tuple[Search, float]:
-    """Search of candidates with FAISS, for negative products only where the queries ``some`` have any; its recall."""
+    """Search of candidates with FAISS, for negative products only where the rows ``some`` have any; its recall."""
     truth = both_signs(W, some, m)
     signed = _exact_search(W) if exact else _inverted_file(W, some, m)
     negative = bool((truth[1] < 0).any())
@@ -204,7 +217,7 @@ def _faiss_search(W: Tensor, some: Tensor, m: int, exact: bool) -> tuple[Search,
         found = signed(queries, m)
         return _merge(found, signed(queries, m, -1.0)) if negative else found
 
-    return search, 1.0 if exact else _recall(search(W[some], m)[0], truth[0])
+    return search, 1.0 if exact else _recall(search(some, m)[0], truth[0])
 
 
 def _exact_search(W: Tensor) -> SignedSearch:
@@ -218,7 +231,7 @@ def _exact_search(W: Tensor) -> SignedSearch:
 
 
 def _inverted_file(W: Tensor, some: Tensor, m: int) -> SignedSearch:
-    """Search in an inverted file; as many lists are probed as the recall on the queries ``some`` asks for."""
+    """Search in an inverted file; as many lists are probed as the recall on the rows ``some`` asks for."""
     n, d = W.shape
     lists = max(1, int(2 * math.sqrt(n)))
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(d), d, lists, faiss.METRIC_INNER_PRODUCT)
@@ -226,7 +239,7 @@ def _inverted_file(W: Tensor, some: Tensor, m: int) -> SignedSearch:
     index.train(W.numpy())
     for rows in iter_slices(n, BLOCK):
         index.add(W[rows].numpy())
-    queries = W[some[:200]].numpy()
+    queries = some[:200].numpy()
     _, truth = faiss.knn(queries, W.numpy(), m, metric=faiss.METRIC_INNER_PRODUCT)
     index.nprobe = 4
     while index.nprobe < lists:

@@ -4,11 +4,16 @@ Of the graph of nearest neighbours, let ``N = D^-1/2 A D^-1/2``. The mean of the
 above, over all partitions into k clusters, the mean share of a cluster's edges that stay within it (the normalised
 association of Shi and Malik, 2000; the bound is Ky Fan's). Codes that mix the clusters lose edges to other clusters
 whatever the partition, and the bound falls.
+
+The few nearest neighbours of a sample can be coincidences: two texts with a rare word in common. Then they fall into
+clear clusters that say nothing about who is near at the scale of a cluster, half of whose samples are looked at for
+that (:func:`choose_graph`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +22,17 @@ from torch.nn.functional import normalize
 from subspan._random import generator
 from subspan._validation import Samples
 from subspan.encoders import Encoder
+from subspan.merging import label_information
 from subspan.neighbours import GlobalSelfExpression
 from subspan.pairs import Pairs
 from subspan.pretraining import encode_each, fitted_samples
-from subspan.spectral import spectral_embedding
+from subspan.spectral import spectral_embedding, spectral_labels
 
 SAMPLES = 5000  # that are looked at
 GAMMAS = (0.1, 1.0, 10.0, 100.0)
+LANDMARKS, FAR = 3000, 150  # samples that are looked at at the scale of a cluster, and neighbours of each at most
+FACTOR = 100.0  # by which gamma must differ at that scale before near neighbours are doubted,
+MISLED = 0.75  # and what their clusters tell there, as a share of what can be told, if they mislead
 
 
 def association(pairs: Pairs, k: int) -> float:
@@ -45,9 +54,51 @@ def choose_gamma(Z: Tensor, k: int, m: int, gammas: Iterable[float] = GAMMAS) ->
     gammas : iterable of float
     """
     Z = Z[_some(len(Z)).to(Z.device)]
-    found = {g: GlobalSelfExpression(g).fit(Z).neighbours(Z, m, gen=generator(0)) for g in gammas}
-    values = {g: association(neighbours.pairs(), k) for g, neighbours in found.items()}
+    values = {g: association(_graph(Z, g, m), k) for g in gammas}
     return max(values, key=lambda g: values[g]), values
+
+
+class Graph(NamedTuple):
+    """How neighbours are found: see :func:`choose_graph`."""
+
+    gamma: float
+    m: int  # neighbours of each sample,
+    among: Tensor | None = None  # and the samples that may be neighbours; None: all
+
+
+def choose_graph(Z: Tensor, k: int, m: int) -> Graph:
+    """gamma, and the neighbours of each of the n samples: the m nearest, unless these mislead.
+
+    gamma is chosen twice: for m neighbours, and for as many as half a cluster has among at most 3000 landmarks. Where
+    the two differ by a factor of 100 or more, spectral clustering of either graph of the landmarks shows whether the
+    near clusters are any at the other scale: what they tell about the far neighbours
+    (:func:`~subspan.merging.label_information`) is compared with what the far clusters tell. Below 0.75 of it, the
+    neighbours of all samples are sought among the landmarks.
+
+    Parameters
+    ----------
+    Z : Tensor of shape (n, d)
+        Codes.
+    k, m : int
+        Clusters, and near neighbours.
+    """
+    near = Graph(choose_gamma(Z, k, m)[0], m)
+    landmarks = _some(len(Z), LANDMARKS).to(Z.device)
+    scale = min(len(landmarks) // (2 * k), FAR)
+    if scale <= m:
+        return near
+    some = Z[landmarks]
+    far = Graph(choose_gamma(some, k, scale)[0], scale, landmarks)
+    if max(near.gamma, far.gamma) < FACTOR * min(near.gamma, far.gamma):
+        return near
+    graphs = [_graph(some, graph.gamma, graph.m) for graph in (near, far)]
+    labels = [torch.from_numpy(spectral_labels(pairs.symmetric(), k, seed=0)) for pairs in graphs]
+    told = [label_information(one.to(Z.device), graphs[1], k) for one in labels]
+    return near if told[0] >= MISLED * told[1] else far
+
+
+def _graph(Z: Tensor, gamma: float, m: int) -> Pairs:
+    return GlobalSelfExpression(gamma).fit(Z).neighbours(Z, m, gen=generator(0)).pairs()
 
 
 def choose_encoder(

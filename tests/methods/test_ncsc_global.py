@@ -7,6 +7,7 @@ import pytest
 import torch
 from ncsc_cases import digits, planted
 
+from coincidences import coincidences
 from subspan import NCSC, evaluate, load
 from subspan.augment import augment
 from subspan.encoders import make_encoder
@@ -141,6 +142,20 @@ def test_neighbours_are_searched_once_for_resting_codes(monkeypatch):
 def test_gamma_that_is_given_is_kept():
     X, _ = planted(k=3, n=120)
     assert NCSC(3, gamma=3.0, **FAST).fit(X).gamma_ == 3.0
+
+
+def test_clusters_are_found_where_near_neighbours_are_coincidences(tmp_path):
+    """Neighbours are sought further away then, unless their number or gamma is given."""
+    X, y = coincidences()
+    model = NCSC(6, **FAST).fit(X)
+    assert evaluate(y, model.labels_)["acc"] > 0.95
+    assert (model.gamma_, model.n_neighbors_) == (100.0, 100)
+    model.save(tmp_path / "model")
+    assert load(tmp_path / "model").pair_rule() == model.pair_rule()
+    near = NCSC(6, n_neighbors=10, **FAST).fit(X)
+    assert (near.gamma_, near.n_neighbors_) == (0.1, 10)
+    assert evaluate(y, near.labels_)["acc"] < 0.5
+    assert NCSC(6, gamma=0.1, **FAST).fit(X).n_neighbors_ == 10
 
 
 def test_integers_of_numpy_serve_where_clusters_are_small():

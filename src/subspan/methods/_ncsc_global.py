@@ -16,7 +16,7 @@ from subspan._random import generator
 from subspan.methods._ncsc_setting import Setting
 from subspan.neighbours import GlobalSelfExpression, Neighbours
 from subspan.pairs import Pairs
-from subspan.selection import choose_gamma
+from subspan.selection import choose_gamma, choose_graph
 
 NEIGHBOURS = (3, 10)  # fewest and most per sample
 
@@ -25,10 +25,13 @@ NEIGHBOURS = (3, 10)  # fewest and most per sample
 class GlobalSetting(Setting):
     """What the stages share, with positive pairs from the whole data set.
 
-    ``gamma=None`` is chosen by :func:`subspan.selection.choose_gamma`.
+    ``gamma=None`` is chosen by :func:`subspan.selection.choose_gamma`, or together with the number of neighbours, where
+    that is open as well, by :func:`subspan.selection.choose_graph`.
     """
 
     n_neighbors: int = NEIGHBOURS[1]
+    open_neighbors: bool = False
+    among: Tensor | None = None  # samples that may be neighbours; None: all
     gamma: float | None = None
     neighbours: Neighbours | None = None
     searched: Tensor | None = None  # the codes whose neighbours these are
@@ -47,10 +50,13 @@ class GlobalSetting(Setting):
     def search(self) -> None:
         """Find the neighbours of all samples for the present codes, and gamma if it is still open."""
         Z = self.normalise(self.codes)
-        if self.gamma is None:
+        if self.gamma is None and self.open_neighbors:
+            self.gamma, self.n_neighbors, self.among = choose_graph(Z, self.n_clusters, self.n_neighbors)
+        elif self.gamma is None:
             self.gamma, _ = choose_gamma(Z, self.n_clusters, self.n_neighbors)
         self.layer.gamma = self.gamma
-        self.neighbours = GlobalSelfExpression(self.gamma).fit(Z).neighbours(Z, self.n_neighbors, gen=generator(0))
+        found = GlobalSelfExpression(self.gamma).fit(Z)
+        self.neighbours = found.neighbours(Z, self.n_neighbors, gen=generator(0), among=self.among)
         self.searched, self.found = self.codes, {}
 
 

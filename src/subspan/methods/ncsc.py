@@ -62,7 +62,6 @@ from subspan.methods._ncsc_plan import (
 from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_settling import holds
 from subspan.methods._ncsc_time import expected_seconds, spoken
-from subspan.pairs import MAX_POSITIVES
 from subspan.pretraining import fitting_bytes, restore_encoder
 from subspan.progress import Progress
 from subspan.selection import SAMPLES, choose_encoder
@@ -105,7 +104,8 @@ class NCSC(Clusterer):
         Ridge weight of self-expression relative to the mean eigenvalue of ``Z^T Z`` (deviation 4). "auto": 30 (paper),
         or chosen as the encoder is, see :func:`subspan.selection.choose_gamma` (global).
     n_neighbors : int or "auto"
-        Positive pairs per sample at most (global). "auto": half an average cluster, from 3 to 10.
+        Positive pairs per sample at most (global). "auto": half an average cluster, from 3 to 10; where these mislead
+        and gamma is open too, up to 150 among 3000 landmarks, see :func:`subspan.selection.choose_graph`.
     batch_size : int
         Samples whose self-expression is solved together.
     batches : {"local", "random"}
@@ -167,6 +167,8 @@ class NCSC(Clusterer):
     history_ : list of dict
     stop_reasons_ : dict
     encoder_, head_ : torch modules
+    gamma_, n_neighbors_ : float and int
+        As they were chosen.
     encoder_scores_ : dict
         What ``encoder="auto"`` was chosen by.
 
@@ -275,7 +277,7 @@ class NCSC(Clusterer):
         self.history_, self.stop_reasons_ = outcome.history, outcome.stop_reasons
         self.encoder_, self.head_ = encoder.eval(), head.eval()
         setting.encode_all()
-        self.center_, self.gamma_ = setting.center, setting.layer.gamma
+        self.center_, self.gamma_, self.n_neighbors_ = setting.center, setting.layer.gamma, setting.most_pairs()
         scores = head_scores(head, setting.codes)[0]
         if not bool(scores.isfinite().all()):
             raise DivergenceError("the scores of the trained classifier are not finite: lower the learning rates")
@@ -306,7 +308,8 @@ class NCSC(Clusterer):
         }
         if self.recipe == "paper":
             return Setting(**shared)
-        return GlobalSetting(**shared, n_neighbors=self._n_neighbors(samples.n), gamma=self._auto("gamma"))
+        m, is_open = self._n_neighbors(samples.n), self.n_neighbors == "auto"
+        return GlobalSetting(**shared, n_neighbors=m, open_neighbors=is_open, gamma=self._auto("gamma"))
 
     def _auto(self, name: str) -> Any:
         return automatic(self.recipe, name, getattr(self, name))
@@ -366,8 +369,7 @@ class NCSC(Clusterer):
         Negative pairs teach in joint training alone, which the global recipe leaves out.
         """
         check_is_fitted(self, "labels_")
-        limit = MAX_POSITIVES if self.recipe == "paper" else self._n_neighbors(len(self.labels_))
-        return {"u": check_pair(self._auto("u"))[1], "l": self.l, "limit": limit}
+        return {"u": check_pair(self._auto("u"))[1], "l": self.l, "limit": self.n_neighbors_}
 
     def resolved_parameters(self, X) -> dict[str, Any]:
         """Values that a fit on X takes for parameters that leave some open; "by the data" is found from codes."""
@@ -421,12 +423,13 @@ class NCSC(Clusterer):
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         modules: dict[str, Encoder | Heads] = {"encoder": self.encoder_, "head": self.head_}
         tensors = module_tensors(modules) | {"center": self.center_}
-        return tensors, {m: module.config() for m, module in modules.items()} | {"gamma": self.gamma_}
+        found = {"gamma": self.gamma_, "n_neighbors": self.n_neighbors_}
+        return tensors, {m: module.config() for m, module in modules.items()} | found
 
     def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         device = self._device
         self.center_ = tensors.pop("center").to(device)
-        self.gamma_ = extra["gamma"]
+        self.gamma_, self.n_neighbors_ = extra["gamma"], extra["n_neighbors"]
         self.encoder_ = restore_encoder(**extra["encoder"])
         self.head_ = build_heads(**extra["head"])
         load_module_tensors({"encoder": self.encoder_, "head": self.head_}, tensors)
