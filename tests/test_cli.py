@@ -471,6 +471,11 @@ def test_demo_compares_with_kmeans_and_can_be_repeated(tmp_path: Path) -> None:
     assert "1,797" in (tmp_path / "demo" / "report.html").read_text()
 
 
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "subspan", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == CliRunner().invoke(app, ["--version"]).output.strip()
+
+
 def test_help_and_version_do_not_import_torch() -> None:
     code = (
         "import sys, subspan.cli as cli\n"

@@ -23,7 +23,7 @@ LAYERS = {
     "datasets": 5,
     "metrics": 6,
     "bench": 7,
-    "plots report runs cli": 8,
+    "plots report runs cli __main__": 8,
 }
 LAYER = {name: layer for names, layer in LAYERS.items() for name in names.split()}
 REGISTRY = "methods.__init__"  # finds methods by name: imports them when asked, as the package itself does
