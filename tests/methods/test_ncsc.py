@@ -330,7 +330,9 @@ def test_resolved_parameters_name_what_a_recipe_takes():
     assert (chosen["n_neighbors"], chosen["n_starts"]) == (10, 0)
     assert chosen["epochs"]["settling"] == 8
     assert chosen["epochs"]["collaboration"] == 0
-    assert NCSC(10).resolved_parameters(images)["gamma"] == "by the data"
+    unknown = NCSC(10).resolved_parameters(images)
+    assert (unknown["gamma"], unknown["n_neighbors"]) == ("by the data", "10, or more by the data")
+    assert NCSC(10, n_neighbors=7).resolved_parameters(images)["n_neighbors"] == 7
 
 
 def test_resources_are_estimated_without_training():

@@ -383,7 +383,8 @@ class NCSC(Clusterer):
             "overcluster": self._n_fine(samples.n) / self.n_clusters,
         }
         if self.recipe == "global":
-            found["n_neighbors"] = self._n_neighbors(samples.n)
+            m, is_open = self._n_neighbors(samples.n), self.n_neighbors == "auto" and not self._auto("gamma")
+            found["n_neighbors"] = f"{m}, or more by the data" if is_open else m
         return defaults | found | {name: check_pair(self._auto(name)) for name in ("u", "balance")}
 
     def _all_epochs(self) -> dict[str, int]:
