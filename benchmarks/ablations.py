@@ -24,8 +24,10 @@ from torch.nn.functional import normalize
 
 from subspan import NCSC, evaluate, load_dataset
 from subspan._random import generator
+from subspan.methods._ncsc_global import NEIGHBOURS
 from subspan.neighbours import GlobalSelfExpression
 from subspan.pairs import Pairs, find_positives, local_batches
+from subspan.selection import landmarks
 from subspan.self_expression import ClosedFormSelfExpression
 
 ONE_START = {"n_starts": 1, "epochs": {"classifier": 14}}
@@ -73,7 +75,9 @@ def selected_pairs(model: NCSC, Z: torch.Tensor) -> Pairs:
     """Positive pairs of normalised codes (n, d), as the fitted model selects them at the end."""
     rule, gamma = model.pair_rule(), model.gamma_
     if model.recipe == "global":
-        return GlobalSelfExpression(gamma).fit(Z).neighbours(Z, int(rule["limit"]), gen=generator(0)).pairs(rule["u"])
+        m = int(rule["limit"])
+        among = landmarks(len(Z)) if model.n_neighbors == "auto" and m > NEIGHBOURS[1] else None
+        return GlobalSelfExpression(gamma).fit(Z).neighbours(Z, m, gen=generator(0), among=among).pairs(rule["u"])
     gen = generator(0)
     if model.batches == "local":
         batches = local_batches(Z, model.batch_size, gen)

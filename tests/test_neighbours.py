@@ -67,6 +67,9 @@ def test_neighbours_among_landmarks_are_the_largest_affinities_to_them(method, m
         assert torch.equal(found.index, landmarks[best.indices])
         torch.testing.assert_close(found.affinity.double(), best.values, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.affinity.double(), dense.gather(1, found.index), rtol=1e-4, atol=1e-6)
+    same = (found.index[:, :, None] == landmarks[best.indices][:, None]).any(2).float().mean()
+    assert same > 0.95
+    assert found.recall > 0.95
     assert (found.index != torch.arange(60)[:, None]).all()
     everybody = GlobalSelfExpression(1.0).fit(Z).neighbours(Z, 100, among=landmarks)
     assert everybody.index.shape == (60, 8)

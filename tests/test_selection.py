@@ -16,7 +16,7 @@ from subspan.neighbours import GlobalSelfExpression
 from subspan.pairs import Pairs
 from subspan.pretraining import encode, encode_each
 from subspan.scattering import Scattering2D
-from subspan.selection import GAMMAS, LANDMARKS, Graph, association, choose_encoder, choose_gamma, choose_graph
+from subspan.selection import FACTOR, GAMMAS, LANDMARKS, Graph, association, choose_encoder, choose_gamma, choose_graph
 
 
 def graph(weights):
@@ -59,7 +59,7 @@ def test_gamma_is_one_with_right_neighbours():
     assert precision[gamma] > min(precision.values()) + 0.05
 
 
-def test_near_neighbours_that_share_a_coincidence_are_not_believed():
+def test_near_neighbours_that_share_a_coincidence_are_not_believed(monkeypatch):
     X, y = coincidences()
     Z, y = normalize(torch.from_numpy(X - X.mean(0)), dim=1), torch.from_numpy(y)
     assert choose_gamma(Z, 6, 10)[0] == 0.1
@@ -72,12 +72,16 @@ def test_near_neighbours_that_share_a_coincidence_are_not_believed():
         return float((y[index] == y[:, None]).float().mean())
 
     assert precision(0.1, 10) < 0.5 < 0.9 < precision(*found)
+    monkeypatch.setattr("subspan.selection.PAIRS", 1200 * 25)  # of many samples memory allows fewer
+    assert choose_graph(Z, 6, 10).m == 25
 
 
 def test_near_neighbours_are_believed_where_the_scales_agree():
     X, _ = load_digits(return_X_y=True)
     Z = normalize(torch.from_numpy(X - X.mean(0)).float(), dim=1)
-    assert choose_graph(Z, 10, 10) == Graph(choose_gamma(Z, 10, 10)[0], 10)
+    near, far = choose_gamma(Z, 10, 10)[0], choose_gamma(Z, 10, 89)[0]
+    assert max(near, far) < FACTOR * min(near, far)
+    assert choose_graph(Z, 10, 10) == Graph(near, 10)
 
 
 def test_near_neighbours_are_believed_where_their_clusters_are_some_at_the_other_scale(monkeypatch):

@@ -60,7 +60,7 @@ class ChannelComponents(Encoder):
         if not 1 <= n_components <= self.n_coefficients:
             raise InvalidInputError(
                 f"n_components={n_components} must be between 1 and {self.n_coefficients}, the number of scattering "
-                "coefficients of one image."
+                "coefficients of one image at one scale."
             )
         self.register_buffer("projection", torch.zeros(self.n_coefficients, n_components))
         self.register_buffer("offset", torch.zeros(n_components))

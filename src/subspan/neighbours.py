@@ -99,6 +99,16 @@ class GlobalSelfExpression:
         if S is None or n == 0:
             raise InvalidInputError("There are no codes: give at least one batch.")
         self.S, self.n_seen = S, n
+        return self._solve()
+
+    def at(self, gamma: float) -> GlobalSelfExpression:
+        """The same of the same samples, with another gamma; S is not summed again."""
+        other = GlobalSelfExpression(gamma)
+        other.S, other.n_seen = self.S, self.n_seen
+        return other._solve()
+
+    def _solve(self) -> GlobalSelfExpression:
+        S = self.S
         self.rho = float(self.gamma * S.trace() / len(S))
         if not (math.isfinite(self.rho) and self.rho > 0):
             raise SelfExpressionError(
@@ -142,13 +152,14 @@ class GlobalSelfExpression:
         Z : Tensor of shape (n, d)
             The codes that ``fit`` saw.
         m : int
-            At most n - 1 are returned.
+            At most n - 1 are returned, one less than there are in ``among``.
         method : {"auto", "exact", "ivf"}
             "auto" is exact up to 20,000 samples, then an inverted file whose recall is measured and reported.
         gen : torch.Generator, optional
             Draws the queries of the measurements.
         among : Tensor of shape (q,), int64, optional
-            The samples that may be neighbours, all by default. Half of few landmarks are near at the scale of clusters.
+            The samples that may be neighbours, all by default. Of few landmarks the nearest are as far away as half a
+            cluster reaches.
 
         Raises
         ------

@@ -32,6 +32,7 @@ SAMPLES = 5000  # that are looked at
 GAMMAS = (0.1, 1.0, 10.0, 100.0)
 LANDMARKS, FAR = 3000, 150  # samples that are looked at at the scale of a cluster, and neighbours of each at most
 FACTOR = 100.0  # by which gamma must differ at that scale before near neighbours are doubted,
+PAIRS = 3_000_000  # of all samples with far neighbours, but m for each at least
 MISLED = 0.75  # and what their clusters tell there, as a share of what can be told, if they mislead
 
 
@@ -54,7 +55,8 @@ def choose_gamma(Z: Tensor, k: int, m: int, gammas: Iterable[float] = GAMMAS) ->
     gammas : iterable of float
     """
     Z = Z[_some(len(Z)).to(Z.device)]
-    values = {g: association(_graph(Z, g, m), k) for g in gammas}
+    fitted = GlobalSelfExpression(1.0).fit(Z)
+    values = {g: association(_graph(fitted.at(g), Z, m), k) for g in gammas}
     return max(values, key=lambda g: values[g]), values
 
 
@@ -73,7 +75,8 @@ def choose_graph(Z: Tensor, k: int, m: int) -> Graph:
     the two differ by a factor of 100 or more, spectral clustering of either graph of the landmarks shows whether the
     near clusters are any at the other scale: what they tell about the far neighbours
     (:func:`~subspan.merging.label_information`) is compared with what the far clusters tell. Below 0.75 of it, the
-    neighbours of all samples are sought among the landmarks.
+    neighbours of all samples are sought among the landmarks, of more than 20,000 samples fewer for each, so that memory
+    does not grow.
 
     Parameters
     ----------
@@ -83,22 +86,30 @@ def choose_graph(Z: Tensor, k: int, m: int) -> Graph:
         Clusters, and near neighbours.
     """
     near = Graph(choose_gamma(Z, k, m)[0], m)
-    landmarks = _some(len(Z), LANDMARKS).to(Z.device)
-    scale = min(len(landmarks) // (2 * k), FAR)
+    among = landmarks(len(Z)).to(Z.device)
+    scale = min(len(among) // (2 * k), FAR)
     if scale <= m:
         return near
-    some = Z[landmarks]
-    far = Graph(choose_gamma(some, k, scale)[0], scale, landmarks)
+    some = Z[among]
+    far = Graph(choose_gamma(some, k, scale)[0], scale, among)
     if max(near.gamma, far.gamma) < FACTOR * min(near.gamma, far.gamma):
         return near
-    graphs = [_graph(some, graph.gamma, graph.m) for graph in (near, far)]
+    fitted = GlobalSelfExpression(1.0).fit(some)
+    graphs = [_graph(fitted.at(graph.gamma), some, graph.m) for graph in (near, far)]
     labels = [torch.from_numpy(spectral_labels(pairs.symmetric(), k, seed=0)) for pairs in graphs]
     told = [label_information(one.to(Z.device), graphs[1], k) for one in labels]
-    return near if told[0] >= MISLED * told[1] else far
+    if told[0] >= MISLED * told[1]:
+        return near
+    return far._replace(m=min(scale, max(m, PAIRS // len(Z))))
 
 
-def _graph(Z: Tensor, gamma: float, m: int) -> Pairs:
-    return GlobalSelfExpression(gamma).fit(Z).neighbours(Z, m, gen=generator(0)).pairs()
+def landmarks(n: int) -> Tensor:
+    """The at most 3000 of n samples among which far neighbours are sought."""
+    return _some(n, LANDMARKS)
+
+
+def _graph(fitted: GlobalSelfExpression, Z: Tensor, m: int) -> Pairs:
+    return fitted.neighbours(Z, m, gen=generator(0)).pairs()
 
 
 def choose_encoder(

@@ -9,6 +9,7 @@ from ncsc_cases import digits, planted
 
 from coincidences import coincidences
 from subspan import NCSC, evaluate, load
+from subspan._validation import check_samples
 from subspan.augment import augment
 from subspan.encoders import make_encoder
 from subspan.errors import InvalidInputError
@@ -16,6 +17,7 @@ from subspan.merging import UNEVEN, Consensus, are_groups
 from subspan.methods._ncsc_classifiers import ClassifierStage, Worth, head_scores
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
 from subspan.methods._ncsc_settling import SettlingStage
+from subspan.methods._ncsc_stages import CollaborationStage
 from subspan.multiscale import MultiScaleScattering
 from subspan.neighbours import GlobalSelfExpression
 from subspan.proposals import propose
@@ -94,30 +96,33 @@ def test_saved_model_predicts_the_same(tmp_path):
         assert np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("stage", ["classifier", "settling"])
-@pytest.mark.parametrize("encoder", ["scattering", "conv"])
+@pytest.mark.parametrize(
+    ("encoder", "stage"),
+    [("scattering", "classifier"), ("scattering", "settling")]
+    + [("conv", stage) for stage in ("classifier", "settling", "collaboration")],
+)
 def test_resumed_run_ends_as_the_unbroken_one(tmp_path, encoder, stage, monkeypatch):
-    """The process dies at the beginning of the last epoch of a stage of classifiers."""
-    from subspan.methods import _ncsc_classifiers
-
+    """The process dies at the beginning of the last epoch of a stage."""
     X, options = (
         digits(150),
-        FAST | {"encoder": encoder, "epochs": FAST["epochs"] | {"autoencoder": 1, "collaboration": 1}},
+        FAST | {"encoder": encoder, "epochs": FAST["epochs"] | {"autoencoder": 1, "collaboration": 2}},
     )
     whole = NCSC(10, **options).fit(X)
-    plain = _ncsc_classifiers.ClassifierStage.batches
+    kind = CollaborationStage if stage == "collaboration" else ClassifierStage
+    plain = kind.batches
 
     def dying(self, *args):
         if self.name == stage and self.epoch == 1:
             raise RuntimeError("killed")
         return plain(self, *args)
 
-    monkeypatch.setattr(_ncsc_classifiers.ClassifierStage, "batches", dying)
+    monkeypatch.setattr(kind, "batches", dying)
     with pytest.raises(RuntimeError, match="killed"):
         NCSC(10, **options, checkpoint_dir=tmp_path).fit(X)
     monkeypatch.undo()
     resumed = NCSC(10, **options, checkpoint_dir=tmp_path, resume=True).fit(X)
     assert np.array_equal(resumed.labels_, whole.labels_)
+    assert (resumed.gamma_, resumed.n_neighbors_) == (whole.gamma_, whole.n_neighbors_)
     for (name, a), b in zip(whole.head_.state_dict().items(), resumed.head_.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
@@ -142,6 +147,41 @@ def test_neighbours_are_searched_once_for_resting_codes(monkeypatch):
 def test_gamma_that_is_given_is_kept():
     X, _ = planted(k=3, n=120)
     assert NCSC(3, gamma=3.0, **FAST).fit(X).gamma_ == 3.0
+
+
+def test_a_finished_run_that_is_resumed_knows_what_it_chose(tmp_path):
+    X, _ = coincidences()
+    whole = NCSC(6, **FAST, checkpoint_dir=tmp_path).fit(X)
+    again = NCSC(6, **FAST, checkpoint_dir=tmp_path, resume=True).fit(X)
+    assert np.array_equal(again.labels_, whole.labels_)
+    assert (again.gamma_, again.n_neighbors_) == (whole.gamma_, whole.n_neighbors_) == (100.0, 100)
+
+
+def test_what_was_chosen_is_kept_by_a_stage_that_is_tried_again():
+    X, _ = coincidences()
+    setting = a_setting(X, 6)
+    pairs = setting.positives(0.0, torch.Generator())
+    chosen = setting.chosen.values.clone()
+    assert chosen.tolist() == [100.0, 100.0, 1200.0]
+    setting.chosen.values.zero_()  # the state in which the stage began
+    assert setting.positives(0.0, torch.Generator()) is pairs
+    assert torch.equal(setting.chosen.values, chosen)
+    other = a_setting(X, 6, setting.chosen)  # another process
+    assert other.layer.gamma == 100.0
+    assert torch.equal(other.positives(0.0, torch.Generator()).partners, pairs.partners)
+
+
+def a_setting(X, k, *chosen):
+    samples = check_samples(X)
+    layer, encoder = ClosedFormSelfExpression(2.0), make_encoder("identity", samples.shape, k, torch.Generator())
+    setting = GlobalSetting(
+        samples, encoder, layer, torch.device("cpu"), k, 10, True, (0.0, 0.0), 0.1, 1, False,
+        (1.0, 1.0), None, 0.0, 1.0, n_neighbors=10, open_neighbors=True,
+    )  # fmt: skip
+    if chosen:
+        (setting.chosen,) = chosen
+    setting.encode_all()
+    return setting
 
 
 def test_clusters_are_found_where_near_neighbours_are_coincidences(tmp_path):

@@ -78,6 +78,7 @@ def test_killed_fit_is_resumed_to_the_unbroken_result(killed, unbroken, variant,
         states = [getattr(model, part).state_dict() for model in (resumed, expected)]
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[1]), part
     assert torch.equal(resumed.center_, expected.center_)
+    assert (resumed.gamma_, resumed.n_neighbors_) == (expected.gamma_, expected.n_neighbors_)
     histories = [[{k: v for k, v in r.items() if k != "seconds"} for r in m.history_] for m in (resumed, expected)]
     assert histories[0] == histories[1]
     assert resumed.stop_reasons_ == expected.stop_reasons_

@@ -10,15 +10,34 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from subspan._random import generator
 from subspan.methods._ncsc_setting import Setting
 from subspan.neighbours import GlobalSelfExpression, Neighbours
 from subspan.pairs import Pairs
-from subspan.selection import choose_gamma, choose_graph
+from subspan.selection import Graph, choose_gamma, choose_graph, landmarks
 
 NEIGHBOURS = (3, 10)  # fewest and most per sample
+
+
+class ChosenGraph(nn.Module):
+    """gamma and the numbers of neighbours and landmarks as tensors: a run that goes on keeps what it has chosen."""
+
+    values: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.zeros(3, dtype=torch.float64))  # gamma 0: nothing yet
+
+    def write(self, graph: Graph) -> None:
+        among = 0 if graph.among is None else len(graph.among)
+        self.values.copy_(torch.tensor([graph.gamma, graph.m, among], dtype=torch.float64))
+
+    def read(self, n: int) -> Graph | None:
+        """What was written, for n samples."""
+        gamma, m, among = self.values.tolist()
+        return Graph(gamma, int(m), landmarks(n).to(self.values.device) if among else None) if gamma else None
 
 
 @dataclass
@@ -31,33 +50,47 @@ class GlobalSetting(Setting):
 
     n_neighbors: int = NEIGHBOURS[1]
     open_neighbors: bool = False
-    among: Tensor | None = None  # samples that may be neighbours; None: all
     gamma: float | None = None
+    chosen: ChosenGraph = field(default_factory=ChosenGraph)
+    graph: Graph | None = None
     neighbours: Neighbours | None = None
     searched: Tensor | None = None  # the codes whose neighbours these are
     found: dict[float, Pairs] = field(default_factory=dict)  # the last pairs, by u
 
+    def encode_all(self) -> None:
+        super().encode_all()
+        if self.graph is None:  # a run that goes on
+            self.graph = self.chosen.read(self.samples.n)
+        if self.graph is not None:
+            self.layer.gamma = self.graph.gamma
+
     def positives(self, u: float, gen: torch.Generator) -> Pairs:
         if self.searched is not self.codes:
             self.search()
+        self.chosen.write(cast(Graph, self.graph))  # a stage that is tried again has forgotten it
         if u not in self.found:
             self.found = {u: cast(Neighbours, self.neighbours).pairs(u)}
         return self.found[u]
 
     def most_pairs(self) -> int:
-        return self.n_neighbors
+        return self.n_neighbors if self.graph is None else self.graph.m
 
     def search(self) -> None:
-        """Find the neighbours of all samples for the present codes, and gamma if it is still open."""
+        """Find the neighbours of all samples for the present codes, and gamma and their number if these are open."""
         Z = self.normalise(self.codes)
-        if self.gamma is None and self.open_neighbors:
-            self.gamma, self.n_neighbors, self.among = choose_graph(Z, self.n_clusters, self.n_neighbors)
-        elif self.gamma is None:
-            self.gamma, _ = choose_gamma(Z, self.n_clusters, self.n_neighbors)
-        self.layer.gamma = self.gamma
-        found = GlobalSelfExpression(self.gamma).fit(Z)
-        self.neighbours = found.neighbours(Z, self.n_neighbors, gen=generator(0), among=self.among)
+        if self.graph is None:
+            self.graph = self._choose(Z)
+        gamma, m, among = self.graph
+        self.layer.gamma = gamma
+        self.neighbours = GlobalSelfExpression(gamma).fit(Z).neighbours(Z, m, gen=generator(0), among=among)
         self.searched, self.found = self.codes, {}
+
+    def _choose(self, Z: Tensor) -> Graph:
+        if self.gamma is not None:
+            return Graph(self.gamma, self.n_neighbors)
+        if self.open_neighbors:
+            return choose_graph(Z, self.n_clusters, self.n_neighbors)
+        return Graph(choose_gamma(Z, self.n_clusters, self.n_neighbors)[0], self.n_neighbors)
 
 
 def count_neighbours(n: int, n_clusters: int) -> int:

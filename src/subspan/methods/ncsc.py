@@ -102,7 +102,7 @@ class NCSC(Clusterer):
         Solve for C in every shuffled batch, or learn it for fixed batches as the paper does (deviation 3).
     gamma : float or "auto"
         Ridge weight of self-expression relative to the mean eigenvalue of ``Z^T Z`` (deviation 4). "auto": 30 (paper),
-        or chosen as the encoder is, see :func:`subspan.selection.choose_gamma` (global).
+        or chosen as the encoder is, see :func:`subspan.selection.choose_graph` (global).
     n_neighbors : int or "auto"
         Positive pairs per sample at most (global). "auto": half an average cluster, from 3 to 10; where these mislead
         and gamma is open too, up to 150 among 3000 landmarks, see :func:`subspan.selection.choose_graph`.
@@ -251,6 +251,8 @@ class NCSC(Clusterer):
         heads = {name: part.to(device) for name, part in self._classifiers(setting).items()}
         head = heads["head"]
         modules: dict[str, nn.Module] = {"encoder": encoder, "layer": setting.layer, **heads}
+        if isinstance(setting, GlobalSetting):
+            modules["graph"] = setting.chosen.to(device)
         stages = algorithm_1(
             setting,
             heads,
