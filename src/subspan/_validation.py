@@ -5,7 +5,6 @@ Nothing here copies a whole data set: checks and statistics stream over slices o
 
 from __future__ import annotations
 
-import math
 import mmap
 import numbers
 import warnings
@@ -142,7 +141,7 @@ class Samples:
     def checksum(self) -> int:
         """CRC-32 of all scaled samples, read batch by batch: another value means other data."""
         value = 0
-        for rows in iter_slices(self.n, max(1, CHUNK_ENTRIES // math.prod(self.shape))):
+        for rows in _chunk_slices(self._data):
             value = zlib.crc32(self.batch(rows).numpy().tobytes(), value)
         return value
 
@@ -365,9 +364,12 @@ def _is_memmap(data: Any) -> bool:
     return False
 
 
+def _chunk_slices(data: np.ndarray) -> Iterator[slice]:
+    return iter_slices(len(data), max(1, CHUNK_ENTRIES // data[0].size))
+
+
 def _chunks(data: np.ndarray) -> Iterator[np.ndarray]:
-    for part in iter_slices(len(data), max(1, CHUNK_ENTRIES // data[0].size)):
-        yield data[part]
+    return (data[part] for part in _chunk_slices(data))
 
 
 def _fit_vectors(data: np.ndarray) -> Scaling:

@@ -23,7 +23,7 @@ CONTRAST = 0.1  # contrast, as a share of the usual one, below which a place is 
 
 
 class ChannelComponents(Encoder):
-    """Abstract: principal components of normalised channels. Fitted, not trained.
+    """Principal components of normalised channels of raw coefficients, without their transform. Fitted, not trained.
 
     Signs are fixed: the largest entry of every component is positive. Components that the data do not span are zero.
     There is no decoder.

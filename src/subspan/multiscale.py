@@ -11,9 +11,15 @@ from torch import Tensor, nn
 
 from subspan.channels import BATCH, ChannelComponents
 from subspan.encoders import Encoder
-from subspan.errors import InvalidInputError
 from subspan.principal import StreamingPCA
-from subspan.scattering import N_COMPONENTS, Scattering2D, ScatteringEncoder, check_images, count_components
+from subspan.scattering import (
+    N_COMPONENTS,
+    Scattering2D,
+    ScatteringEncoder,
+    check_images,
+    count_components,
+    raw_coefficients,
+)
 
 
 class MultiScaleScattering(Encoder):
@@ -66,10 +72,7 @@ class MultiScaleScattering(Encoder):
         return cast("list[ChannelComponents]", list(self.scales))
 
     def _transform(self, x: Tensor) -> list[Tensor]:
-        """(b, c, h, w) -> raw coefficients (b, c * n_channels * h' * w') at either scale."""
-        if tuple(x.shape[1:]) != self.input_shape:
-            raise InvalidInputError(f"Images of shape {tuple(x.shape[1:])}: this encoder takes {self.input_shape}.")
-        return [maps.flatten(1) for maps in self.scattering.scales(x)]
+        return raw_coefficients(self.scattering, x, self.input_shape)
 
     def encode(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, n_components), float32; raises NotFittedError before ``fit_encode``."""

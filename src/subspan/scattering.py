@@ -61,12 +61,12 @@ def check_scales(shape: Sequence[int], J: int | None, L: int) -> tuple[int, int]
     return J, L
 
 
-def output_shapes(shape: Sequence[int], J: int, L: int, finer: bool) -> list[tuple[int, int, int]]:
-    """(n_channels, h // 2^scale, w // 2^scale) for images (h, w) at scale J - 1, with ``finer`` if J > 1, and at J."""
-    return [
-        (1 + scale * L + L * L * scale * (scale - 1) // 2, shape[0] >> scale, shape[1] >> scale)
+def output_shapes(shape: Sequence[int], J: int, L: int, finer: bool) -> dict[int, tuple[int, int, int]]:
+    """(n_channels, h // 2^scale, w // 2^scale) of images (h, w) by scale: J - 1, with ``finer`` if J > 1, then J."""
+    return {
+        scale: (1 + scale * L + L * L * scale * (scale - 1) // 2, shape[0] >> scale, shape[1] >> scale)
         for scale in ((J - 1, J) if finer and J > 1 else (J,))
-    ]
+    }
 
 
 class Scattering2D(nn.Module):
@@ -111,10 +111,9 @@ class Scattering2D(nn.Module):
         self.second = nn.ModuleList(
             nn.ModuleList(Wavelet(wave, sides, j1, j2) for (j2, _), wave in waves.items() if j2 > j1) for j1 in range(J)
         )
-        self.out_shapes = output_shapes(self.shape, J, L, finer)
-        self.averages = nn.ModuleList(
-            _Average(self.shape, sides, pads, J - i, L) for i in reversed(range(len(self.out_shapes)))
-        )
+        shapes = output_shapes(self.shape, J, L, finer)
+        self.averages = nn.ModuleList(_Average(self.shape, sides, pads, scale, L) for scale in shapes)
+        self.out_shapes = list(shapes.values())
         self.n_channels, *_ = self.out_shape = self.out_shapes[-1]
 
     @property
@@ -227,6 +226,19 @@ def _margin(side: int, padded: int) -> int:
 N_COMPONENTS = 150
 
 
+def raw_coefficients(transform: Scattering2D, x: Tensor, input_shape: tuple[int, ...]) -> list[Tensor]:
+    """(b, c, h, w) -> coefficients (b, c * n_channels * h' * w') of every scale of the transform.
+
+    Raises
+    ------
+    InvalidInputError
+        Images of another shape than ``input_shape``, (c, h, w).
+    """
+    if tuple(x.shape[1:]) != input_shape:
+        raise InvalidInputError(f"Images of shape {tuple(x.shape[1:])}: this encoder takes {input_shape}.")
+    return [maps.flatten(1) for maps in transform.scales(x)]
+
+
 class ScatteringEncoder(ChannelComponents):
     """Scattering coefficients, each channel scaled to unit norm, then principal components. Fitted, not trained.
 
@@ -263,9 +275,7 @@ class ScatteringEncoder(ChannelComponents):
 
     def coefficients(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> raw scattering coefficients (b, c * n_channels * h' * w')."""
-        if tuple(x.shape[1:]) != self.input_shape:
-            raise InvalidInputError(f"Images of shape {tuple(x.shape[1:])}: this encoder takes {self.input_shape}.")
-        return self.scattering(x).flatten(1)
+        return raw_coefficients(self.scattering, x, self.input_shape)[0]
 
     def encode(self, x: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, n_components), float32; raises NotFittedError before ``fit``."""
@@ -315,9 +325,8 @@ def check_images(input_shape: Sequence[int]) -> None:
 
 def count_components(input_shape: Sequence[int], n_samples: int, J: int | None, L: int, finer: bool) -> int:
     """Default code length for n_samples images (c, h, w): 150, or half as many as images, or all there are."""
-    check_images(input_shape)
     shapes = output_shapes(input_shape[1:], *check_scales(input_shape[1:], J, L), finer)
-    return min(N_COMPONENTS, input_shape[0] * min(map(math.prod, shapes)), max(1, n_samples // 2))
+    return min(N_COMPONENTS, input_shape[0] * min(map(math.prod, shapes.values())), max(1, n_samples // 2))
 
 
 def build_scattering_encoder(*, name: str = "scattering", **config: Any) -> ScatteringEncoder:

@@ -32,8 +32,8 @@ SAMPLES = 5000  # that are looked at
 GAMMAS = (0.1, 1.0, 10.0, 100.0)
 LANDMARKS, FAR = 3000, 150  # samples that are looked at at the scale of a cluster, and neighbours of each at most
 FACTOR = 100.0  # by which gamma must differ at that scale before near neighbours are doubted,
-PAIRS = 3_000_000  # of all samples with far neighbours, but m for each at least
 MISLED = 0.75  # and what their clusters tell there, as a share of what can be told, if they mislead
+PAIRS = 3_000_000  # of all samples with far neighbours, but m for each at least
 
 
 def association(pairs: Pairs, k: int) -> float:
