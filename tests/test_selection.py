@@ -84,6 +84,15 @@ def test_near_neighbours_are_believed_where_the_scales_agree():
     assert choose_graph(Z, 10, 10) == Graph(near, 10)
 
 
+@pytest.mark.parametrize(("far", "believed"), [(9.0, True), (100.0, False)])
+def test_near_neighbours_are_doubted_only_where_gamma_differs_much(monkeypatch, far, believed):
+    """The samples are those whose near neighbours mislead."""
+    X, _ = coincidences()
+    Z = normalize(torch.from_numpy(X - X.mean(0)), dim=1)
+    monkeypatch.setattr("subspan.selection.choose_gamma", lambda Z, k, m: (0.1 if m == 10 else far, {}))
+    assert (choose_graph(Z, 6, 10).among is None) == believed
+
+
 def test_near_neighbours_are_believed_where_their_clusters_are_some_at_the_other_scale(monkeypatch):
     """gamma is said to differ by a factor of a hundred, but the clusters are the same."""
     X = np.random.default_rng(0).standard_normal((300, 10)) + 8 * np.eye(10)[np.arange(300) % 3]
