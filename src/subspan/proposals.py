@@ -176,11 +176,11 @@ def different_first(found: Sequence[Tensor], k: int) -> list[Tensor]:
     chosen: list[Tensor] = []
     late: list[Tensor] = []
     for labels in found:
-        (chosen if all(_differ(labels, other, k) > DIFFERENT for other in chosen) else late).append(labels)
+        (chosen if all(difference(labels, other, k) > DIFFERENT for other in chosen) else late).append(labels)
     return chosen + late
 
 
-def _differ(labels: Tensor, other: Tensor, k: int) -> float:
+def difference(labels: Tensor, other: Tensor, k: int) -> float:
     """Share of the samples whose group in one of two labels (n,) is not the most frequent one of their other group.
 
     The larger of the two shares: that a group is only divided is a difference too.

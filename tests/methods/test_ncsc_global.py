@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -492,17 +494,49 @@ def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, first
     ],
 )
 def test_choice_among_candidates(told, now, sized, groups, best):
+    stage = choosing([worth_of(one) for one in told], sized)
+    labels = apart(range(len(told) - sized), range(sized))  # twins are equal, all others other divisions
+    assert stage.choice([Worth(*one) for one in zip(groups, now, now, strict=True)], labels) == best
+
+
+def choosing(told, sized):
+    """A stage of four clusters that is about to choose."""
     stage = object.__new__(ClassifierStage)
-    stage.told, stage.sized = [worth_of(one) for one in told], sized
-    assert stage.choice([Worth(*one) for one in zip(groups, now, now, strict=True)]) == best
+    stage.told, stage.sized, stage.heads = told, sized, SimpleNamespace(n_clusters=4)
+    return stage
+
+
+def apart(*positions):
+    """Labels (R, 1000) at positions on a line: two differ in 20 samples for each step between them."""
+    return torch.stack([labels_at(20 * position) for part in positions for position in part])
+
+
+def labels_at(moved):
+    labels = torch.arange(1000) % 4
+    labels[:moved] = (labels[:moved] + 1) % 4
+    return labels
 
 
 def test_sizes_of_their_own_must_tell_more_without_compression():
     """Less entropy alone is no reason to expect it."""
-    stage = object.__new__(ClassifierStage)
-    stage.told, stage.sized = [Worth(True, 1.0, 2.0)] * 2, 1
-    assert stage.choice([Worth(True, 1.0, 2.0), Worth(True, 1.1, 2.001)]) == 0
-    assert stage.choice([Worth(True, 1.0, 2.0), Worth(True, 1.1, 2.01)]) == 1
+    stage, labels = choosing([Worth(True, 1.0, 2.0)] * 2, 1), apart([0, 1])
+    assert stage.choice([Worth(True, 1.0, 2.0), Worth(True, 1.1, 2.001)], labels) == 0
+    assert stage.choice([Worth(True, 1.0, 2.0), Worth(True, 1.1, 2.01)], labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("other", "own", "best"),
+    [
+        (2, 3, 1),  # the other has found the twin's division, too, and is a better training of it
+        (3, 3, 1),
+        (4, 3, 2),  # the other is another division, which says nothing about sizes
+    ],
+)
+def test_sizes_of_their_own_must_tell_more_than_all_of_the_same_division(other, own, best):
+    """Twin, another with equal sizes that tells most, and the twin's labels with their sizes, worth most."""
+    stage = choosing([worth_of(2.0)] * 3, 1)
+    worth = [Worth(True, 1.0, 1.0), Worth(True, 1.02, 1.02), Worth(True, 1.05, 1.01)]
+    assert stage.choice(worth, apart([0, other, own])) == best
 
 
 @pytest.mark.parametrize(("prior", "compression"), [("uniform", 0.0), ("uneven", UNEVEN)])

@@ -17,7 +17,7 @@ from subspan.losses import balance_loss
 from subspan.merging import UNEVEN, Consensus, are_groups, consensus, flow_information, label_flow
 from subspan.methods._ncsc_setting import Setting
 from subspan.pairs import Pairs
-from subspan.proposals import propose
+from subspan.proposals import difference, propose
 from subspan.spectral import spectral_labels
 from subspan.training import Phase, Record
 
@@ -26,7 +26,7 @@ ANCHORS_PER_CLUSTER = 5  # and at least so many for each cluster of a start, on 
 STEPS = (50, 175)  # steps per epoch of a classifier stage, at least and at most
 HEAD_BATCH = 5000
 SIZED = 2  # of the candidates learn the best labels once more with the sizes that these have,
-SURER = 0.001  # and take part in the choice if they then tell more by this share than with equal sizes
+SURER = 0.001  # and take part in the choice if they then tell more by this share than equal sizes do, see choice
 SPECTRAL = 100_000  # samples up to which spectral clustering proposes labels, where they are not searched for
 
 
@@ -203,8 +203,8 @@ class ClassifierStage(Phase):
         objective = self.objective(log_p)
         worth = [] if self.targets is None else [self.worth(one) for one in log_p]
         if self.chosen is not None and self.epoch == 0 and worth:
-            self.chosen.take(self.heads, self.choice(worth))
-        self.best = self.choice(worth) if self.search else int(objective.argmin())
+            self.chosen.take(self.heads, self.choice(worth, log_p.argmax(dim=2)))
+        self.best = self.choice(worth, log_p.argmax(dim=2)) if self.search else int(objective.argmin())
         record: Record = {
             "positives_per_sample": len(self.pairs.partners) / self.pairs.n,
             "objective": float(objective[self.best]),
@@ -227,19 +227,21 @@ class ClassifierStage(Phase):
         flow = label_flow(labels, pairs, k)
         return Worth(groups, flow_information(flow, self.compression), flow_information(flow))
 
-    def choice(self, worth: Sequence[Worth]) -> int:
-        """The classifier whose labels are worth most, those that it learned first and those that it has now.
+    def choice(self, worth: Sequence[Worth], labels: Tensor) -> int:
+        """The classifier whose labels (R, n) are worth most, those that it learned first and those that it has now.
 
         The first say which of several divisions is best without the noise of training, the second what the codes make
-        of it. Of two that learned the same labels, the one that expects their sizes takes part only if it tells clearly
-        more than the one that expects equal sizes.
+        of it. One that expects the sizes of the labels it learned takes part only if it tells clearly more than its
+        twin, which learned the same labels and expects equal sizes, and than all whose labels differ from the twin's by
+        no more than its own do: they have found the same division, and how well training went for each is luck.
         """
         both = list(zip(self.told, worth, strict=True))
         total = [(now.groups, told.value + now.value) for told, now in both]
         plain = [told.information + now.information for told, now in both]
         even = len(worth) - self.sized
-        for r in range(even, len(worth)):
-            if even > 0 and plain[r] * (1 - SURER) <= plain[r - even]:
+        for r in range(even, len(worth) if even else 0):
+            apart = [difference(one, labels[r - even], self.heads.n_clusters) for one in labels]
+            if plain[r] * (1 - SURER) <= max(plain[c] for c in range(even) if apart[c] <= apart[r]):
                 total[r] = (False, -math.inf)
         return total.index(max(total))
 
