@@ -47,7 +47,7 @@ def run(
     plugin: Annotated[list[str] | None, typer.Option(help="Module that registers further methods.")] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder for pre-trained auto-encoders, so that cells that share one train it once."),
+        typer.Option(help="Folder for auto-encoders and codes, so that cells that share them learn them once."),
     ] = None,
     time_limit: Annotated[float | None, typer.Option(min=0.1, help="Seconds for each cell.")] = None,
     memory_limit: Annotated[float | None, typer.Option(min=0.01, help="GB of resident memory for each cell.")] = None,

@@ -85,12 +85,38 @@ def test_codes_are_learned_before_the_fit(suite, tmp_path, tiny, fakes, monkeypa
     seen = []
     monkeypatch.setattr(fakes.Nearest, "fit", lambda self, X: seen.append(X) or setattr(self, "labels_", y) or self)
     cell = replace(cells(suite, [0])[0], data="images", codes={"encoder": "mlp", "epochs": 1})
-    for _ in range(2):
-        found = run_cell(cell.to_json())
+    for folder in ("first", "second"):
+        found = run_cell(cell.to_json(), cache=str(tmp_path / folder))
     assert found["status"] == "ok", found
     assert found["seconds"]["codes"] > 0
+    assert found["shared_seconds"] == 0
     assert seen[0].shape == (40, 32)
     assert np.array_equal(*seen), "the same seed, the same codes"
+
+
+def test_cells_that_share_codes_learn_them_once(suite, tmp_path, tiny, monkeypatch):
+    X, learned = np.random.default_rng(0).random((40, 8, 8)), []
+
+    def learn(X, k, seed, *, device, epochs):
+        learned.append((seed, epochs))
+        return np.full((len(X), 3), seed + epochs, np.float32)
+
+    monkeypatch.setattr(shared, "learn_codes", learn)
+    cell = replace(cells(suite, [0])[0], codes={"epochs": 1}).to_json()
+    codes, seconds = shared.shared_codes(cell, X, tmp_path / "new", "cpu")
+    again, counted = shared.shared_codes({**cell, "method": "another", "parameters": {}}, X, tmp_path / "new", "cpu")
+    assert (learned, counted) == ([(0, 1)], seconds)
+    assert np.array_equal(codes, again)
+    for other in ({"seed": 1}, {"codes": {"epochs": 2}}):
+        assert shared.shared_codes(cell | other, X, tmp_path / "new", "cpu")[0][0, 0] == 2
+    shared.shared_codes(cell, X + 1, tmp_path / "new", "cpu")
+    assert learned == [(0, 1), (1, 1), (0, 2), (0, 1)], "other seed, options or samples, other codes"
+    kept = list((tmp_path / "new").iterdir())
+    assert len(kept) == 4
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:50])
+    assert np.array_equal(shared.shared_codes(cell, X, tmp_path / "new", "cpu")[0], codes)
+    assert len(learned) == 5, "what is damaged is learned again"
 
 
 PRETRAINING = {"method": "sae-km", "values": {"epochs": {"layers": 1, "autoencoder": 2}}}

@@ -47,7 +47,7 @@ class Options:
     device: str = "auto"
     plugins: tuple[str, ...] = ()  # modules that register further methods
     retry: bool = False  # cells that are in the file but not "ok"
-    cache: str | None = None  # folder of pre-trained models that cells share
+    cache: str | None = None  # folder of auto-encoders and codes that cells share
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Auto-encoders that several cells share: trained by the first, kept in a folder, taken by the others.
 
-Cells of DEC, IDEC, DCN and SAE-KM on one data set and seed may ask for the same pre-training. With ``--cache`` it runs
-once, and its seconds count for each of them.
+Cells of DEC, IDEC, DCN and SAE-KM on one data set and seed may ask for the same pre-training, and cells of
+self-expression for the same codes. With ``--cache`` these are learned once, and their seconds count for each of them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
 
 import subspan
 from subspan._environment import versions
+from subspan.bench.codes import learn_codes
+from subspan.checkpoint import write_tensors
 from subspan.errors import CheckpointError
 
 
@@ -65,6 +70,34 @@ def pretrained_model(cell: Mapping[str, Any], X: np.ndarray, folder: Path, devic
     return target
 
 
+def shared_codes(cell: Mapping[str, Any], X: np.ndarray, folder: Path, device: str) -> tuple[np.ndarray, float]:
+    """Codes (n, d) of the samples X that ``cell["codes"]`` describes, and the seconds in which they were learned.
+
+    They are taken from ``folder`` if they are there, under the conditions of :func:`pretrained_model`.
+    """
+    target = folder / f"{_digest(cell, X, device)}.safetensors"
+    found = _read_codes(target)
+    if found is not None:
+        return found
+    begin = time.perf_counter()
+    codes = learn_codes(X, cell["n_clusters"], cell["seed"], device=device, **cell["codes"])
+    seconds = time.perf_counter() - begin
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"partial-{os.getpid()}.safetensors"  # another cell may write the same
+    write_tensors(partial, {"codes": torch.from_numpy(codes)}, {"seconds": str(seconds)})
+    os.replace(partial, target)
+    return codes, seconds
+
+
+def _read_codes(path: Path) -> tuple[np.ndarray, float] | None:
+    """What :func:`shared_codes` wrote, or None if it is not there or damaged."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return file.get_tensor("codes"), float(file.metadata()["seconds"])
+    except (SafetensorError, OSError):
+        return None
+
+
 def _is_whole(folder: Path) -> bool:
     from subspan.base import load
 
@@ -76,8 +109,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _digest(cell: Mapping[str, Any], X: np.ndarray, device: str) -> str:
-    """Name of the model of a cell: of all that decides its weights."""
-    decisive = {name: cell[name] for name in ("pretraining", "n_clusters", "seed")}
+    """Name of the model or the codes of a cell: of all that decides them."""
+    decisive = {name: cell[name] for name in ("pretraining", "codes", "n_clusters", "seed")}
     decisive |= {"device": device, "versions": versions(), "shape": X.shape, "dtype": str(X.dtype)}
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(X).reshape(-1).view(np.uint8).data)  # without a copy

@@ -63,7 +63,7 @@ def run_cell(
     device : str
         For estimators that have such a parameter.
     cache : str, optional
-        Folder of pre-trained models that cells share; a cell with pre-training needs one.
+        Folder of what cells share; a cell with codes or pre-training needs one.
     tell : callable, optional
         Gets what is known when a stage begins, for the case that this process does not live to return it.
 
@@ -114,10 +114,8 @@ def _run(cell: Mapping[str, Any], device: str, stages: Stages, found: dict[str, 
         raise InvalidInputError(f"{cell['data']} has no labels, so nothing can be evaluated: choose another set.")
     found["n"] = len(X)
     if cell["codes"]:
-        from subspan.bench.codes import learn_codes
-
-        with stages("codes"):
-            X = learn_codes(X, cell["n_clusters"], cell["seed"], device=device, **cell["codes"])
+        assert cache is not None
+        X = _codes(cell, X, Path(cache), device, stages, found)
     method = get_method(cell["method"])
     session = {"random_state": cell["seed"], "device": device}
     accepted = inspect.signature(method).parameters
@@ -135,6 +133,18 @@ def _run(cell: Mapping[str, Any], device: str, stages: Stages, found: dict[str, 
     found["live_clusters"] = len(np.unique(labels))
     with stages("score"):
         found |= score(data.y if rows is None else data.y[rows], labels)
+
+
+def _codes(
+    cell: Mapping[str, Any], X: np.ndarray, folder: Path, device: str, stages: Stages, found: dict[str, Any]
+) -> np.ndarray:
+    """Codes of X, learned now or by an earlier cell; their seconds count for every cell."""
+    from subspan.bench.shared import shared_codes
+
+    with stages("codes"):
+        codes, seconds = shared_codes(cell, X, folder, device)
+    found["shared_seconds"] = max(0.0, seconds - stages.seconds["codes"])
+    return codes
 
 
 def _pretrain(
@@ -157,7 +167,8 @@ def _pretrain(
     with stages("pretraining"):
         model = pretrained_model(cell, X, folder, device)
     found["pretraining_phases"] = phase_seconds(load(model).history_)
-    found["shared_seconds"] = max(0.0, sum(found["pretraining_phases"].values()) - stages.seconds["pretraining"])
+    shared = sum(found["pretraining_phases"].values()) - stages.seconds["pretraining"]
+    found["shared_seconds"] = found.get("shared_seconds", 0.0) + max(0.0, shared)
     estimator.set_params(pretrained=model)
 
 
