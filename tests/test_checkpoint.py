@@ -82,6 +82,17 @@ def test_round_trip_is_bit_equal(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), other.parameters(), strict=True))
 
 
+def test_the_whole_optimiser_goes_to_the_device_of_its_parameters(tmp_path):
+    """Fused Adam on a graphics card needs its step count there, too; "meta" stands for the card."""
+    saved(tmp_path)
+    other = linear(1).to("meta")
+    again = torch.optim.Adam(other.parameters(), lr=0.1)
+    Checkpoint(tmp_path, {"k": 3}, resume=True).read().load_optimizer(again)
+    states = [again.state[parameter] for parameter in other.parameters()]
+    assert [set(state) for state in states] == [{"step", "exp_avg", "exp_avg_sq"}] * 2
+    assert {tensor.device.type for state in states for tensor in state.values()} == {"meta"}
+
+
 def test_an_optimiser_that_lost_its_moments_would_be_noticed(tmp_path):
     """The test above can fail: a fresh Adam takes another step."""
     module, optimizer = saved(tmp_path)

@@ -67,8 +67,8 @@ class Saved:
         for i, parameter in enumerate(_parameters(optimizer)):
             prefix = f"optimizer.{i}."
             state = {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
-            if state:  # Adam keeps its step count on the CPU
-                optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+            if state:  # fused Adam keeps its step count with the parameter, as everything else
+                optimizer.state[parameter] = {k: v.to(parameter.device) for k, v in state.items()}
 
 
 class Checkpoint:
