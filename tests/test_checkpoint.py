@@ -265,9 +265,14 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_files_are_safetensors_without_code(tmp_path):
+    class Restartable(Line):
+        def collapsed(self, record):
+            return False
+
     module = linear()
-    train([Line(module)], {"m": module}, n_samples=8, seed=0, checkpoint=Checkpoint(tmp_path, {}, resume=False))
-    assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", "entry.safetensors"}
+    for phase, kept in ((Line, {"state.safetensors"}), (Restartable, {"state.safetensors", "entry.safetensors"})):
+        train([phase(module)], {"m": module}, n_samples=8, seed=0, checkpoint=Checkpoint(tmp_path, {}, resume=False))
+        assert {path.name for path in tmp_path.iterdir()} == kept
     for path in tmp_path.iterdir():
         content = path.read_bytes()
         assert content[8:9] == b"{"  # length, then a JSON header

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from subspan._random import generator
-from subspan.checkpoint import Checkpoint, Position, load_module_tensors, module_tensors
+from subspan.checkpoint import Checkpoint, Position, Saved, load_module_tensors, module_tensors
 from subspan.errors import CollapseWarning, DivergenceError
 
 Record = dict[str, float | int | str]
@@ -222,7 +222,7 @@ class _Loop:
         self.outcome = Outcome()
         self.optimizer: torch.optim.Optimizer | None = None
         self.entry: dict[str, Tensor] = {}
-        self.resumed = False
+        self.saved: Saved | None = None  # a state within a phase, from which that goes on
         self.gave_up: set[str] = set()  # phases whose last collapse was reported
 
     def continue_or_begin(self) -> None:
@@ -234,7 +234,8 @@ class _Loop:
         self.position = saved.position
         self.outcome = Outcome(saved.history, saved.stop_reasons)
         self.entry = saved.entry
-        self.saved, self.resumed = saved, saved.position.epoch > 0
+        if saved.position.epoch > 0:
+            self.saved = saved
 
     def save(self) -> None:
         if self.checkpoint is not None:
@@ -248,10 +249,10 @@ class _Loop:
         for callback in self.callbacks:
             callback.on_phase(phase)
         phase.start()
-        if self.resumed:
+        if self.saved is not None:
             self.optimizer = _optimizer(phase)
             self.saved.load_optimizer(self.optimizer)
-            self.resumed = False
+            self.saved = None  # and the memory of its tensors
         else:
             self.begin(phase)
         reason = "completed"
@@ -280,12 +281,14 @@ class _Loop:
         return [r for r in self.outcome.history if r["phase"] == phase.name]
 
     def begin(self, phase: Phase) -> None:
-        """Remember the state in which the phase begins, initialise it, and save."""
+        """Remember the state in which the phase begins, if it may be restarted, initialise it, and save."""
+        restartable = type(phase).collapsed is not Phase.collapsed
         if self.position.restart == 0:
-            self.entry = {k: v.detach().clone() for k, v in module_tensors(self.modules).items()}
+            tensors = module_tensors(self.modules) if restartable else {}
+            self.entry = {k: v.detach().clone() for k, v in tensors.items()}
         phase.reset(self.generator(_INIT), self.position.restart)
         self.optimizer = _optimizer(phase)
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and restartable:
             self.checkpoint.write_entry(self.position.phase, self.entry)
         self.save()
 
