@@ -75,7 +75,8 @@ def _from_archive(archive: np.lib.npyio.NpzFile, path: Path, labels: str) -> Dat
 
 
 def _pick_samples(archive: np.lib.npyio.NpzFile, path: Path, key_y: str | None) -> str:
-    candidates = [key for key in archive.files if key != key_y]
+    # labels never become features, also where they are not asked for
+    candidates = [key for key in archive.files if key != key_y and key.lower() not in LABEL_KEYS]
     for wanted in _SAMPLE_KEYS:
         for key in candidates:
             if key.lower() == wanted:
