@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
 
 from subspan.base import load
 from subspan.errors import InvalidInputError, ResourceError
@@ -170,3 +171,14 @@ class SelfExpressiveLaws:
         X, _, _ = planted(13)
         with pytest.raises(InvalidInputError, match=next(iter(bad))):
             self.make(**bad).fit(X)
+
+    def test_a_fit_that_failed_left_no_labels(self, monkeypatch):
+        def fails(*_, **__):
+            raise MemoryError
+
+        monkeypatch.setattr("subspan.methods._self_expressive.spectral_labels", fails)
+        model = self.make()
+        with pytest.raises(MemoryError):
+            model.fit(planted(0)[0])
+        with pytest.raises(NotFittedError):
+            model.predict(planted(0)[0])

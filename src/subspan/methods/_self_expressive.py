@@ -129,6 +129,9 @@ class SelfExpressiveClusterer(Clusterer):
         check_is_fitted(self, "labels_")
         if not hasattr(self, "coefficients_"):
             raise InvalidInputError("A loaded model holds no coefficients: fit it again to see its affinity.")
+        return self._affinity()
+
+    def _affinity(self):
         rank = None if self.subspace_dim is None else self.subspace_dim * self.n_clusters + 1
         return coefficient_affinity(
             self.coefficients_, keep=self.keep, scale_rows=self.scale_rows, rank=rank, power=self.power
@@ -169,15 +172,16 @@ class SelfExpressiveClusterer(Clusterer):
             rows = np.sort(np.random.default_rng([seed, 1]).choice(samples.n, m, replace=False))
         self.sample_indices_ = rows
         Z = self._represent(samples, rows, seed)
-        self.labels_ = np.zeros(samples.n, dtype=np.int64)
-        labels = spectral_labels(
-            self.affinity(), self.n_clusters, seed=seed, assign=self.assign_labels, n_init=self.n_init
+        found = spectral_labels(
+            self._affinity(), self.n_clusters, seed=seed, assign=self.assign_labels, n_init=self.n_init
         )
-        self._fit_subspaces(Z, torch.from_numpy(labels).to(Z.device))
-        self.labels_[rows] = labels
+        self._fit_subspaces(Z, torch.from_numpy(found).to(Z.device))
+        labels = np.empty(samples.n, dtype=np.int64)
+        labels[rows] = found
         rest = np.setdiff1d(np.arange(samples.n), rows)
         for part in iter_slices(len(rest), PREDICT_BATCH):
-            self.labels_[rest[part]] = self._labels(samples.batch(rest[part]).to(self._device)).cpu().numpy()
+            labels[rest[part]] = self._labels(samples.batch(rest[part]).to(self._device)).cpu().numpy()
+        self.labels_ = labels
 
     def _represent(self, samples: Samples, rows: np.ndarray, seed: int) -> Tensor:
         """Vectors (m, d) of the samples ``rows``; sets ``coefficients_``, ``history_`` and ``stop_reasons_``."""
