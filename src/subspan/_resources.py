@@ -16,6 +16,13 @@ def available_bytes() -> int | None:
     except (OSError, KeyError, ValueError):
         with suppress(AttributeError, OSError, ValueError):
             found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with suppress(OSError, ValueError):  # no container, or no limit ("max")
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with suppress(OSError, KeyError, ValueError):  # no container, or no limit ("max")
+        found.append(_left_in_container(Path("/sys/fs/cgroup")))
     return min(found, default=None)
+
+
+def _left_in_container(group: Path) -> int:
+    """Limit less what is used, apart from files in memory that would make room."""
+    used = int((group / "memory.current").read_text())
+    files = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
+    return max(0, int((group / "memory.max").read_text()) - used + int(files))
