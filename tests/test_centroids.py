@@ -24,6 +24,12 @@ def test_distances_and_nearest_are_those_of_a_double_loop():
     assert float(squared_distances(means, means).min()) >= 0  # rounding may not make a distance negative
 
 
+def test_samples_far_from_zero_keep_their_nearest_centre():
+    Z, y, means = blobs(noise=0.1)
+    assert torch.equal(nearest(Z + 10_000.0, means + 10_000.0), nearest(Z, means))
+    assert torch.equal(nearest(Z, means), y)
+
+
 def test_centres_are_the_means_of_what_they_attract_and_planted_ones_are_found():
     Z, y, means = blobs()
     centers, n_iter = kmeans_centers(Z.clone(), 4, n_init=5, gen=generator(0))

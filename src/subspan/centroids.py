@@ -74,10 +74,11 @@ def kmeans_cells(
 
 def squared_distances(Z: Tensor, centers: Tensor) -> Tensor:
     """Squared distances (n, k) of codes (n, d) to centres (k, d), with gradients."""
-    D = Z.square().sum(1, keepdim=True) + centers.square().sum(1) - 2 * Z @ centers.T
+    D = Z.square().sum(1, keepdim=True) + centers.square().sum(1) - 2 * (Z @ centers.T)
     return D.clamp_min(0.0)
 
 
 def nearest(Z: Tensor, centers: Tensor) -> Tensor:
     """Index (n,) of the nearest of the centres (k, d) to each code (n, d)."""
-    return squared_distances(Z, centers).argmin(dim=1)
+    middle = centers.mean(dim=0)  # far from zero the products would lose the digits in which samples differ
+    return squared_distances(Z - middle, centers - middle).argmin(dim=1)

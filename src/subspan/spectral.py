@@ -13,6 +13,7 @@ from scipy import sparse
 from scipy.linalg import eigh, qr, svd
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 
 from subspan.errors import InvalidInputError, SelfExpressionError
 
@@ -68,7 +69,8 @@ def spectral_labels(
         return cluster_qr(vectors)
     rows = unit_rows(vectors)
     kmeans = KMeans(n_clusters, n_init=n_init, random_state=np.random.RandomState(seed))
-    return kmeans.fit_predict(rows).astype(np.int64)
+    with threadpool_limits(1, user_api="openmp"):  # several threads add up in any order
+        return kmeans.fit_predict(rows).astype(np.int64)
 
 
 def spectral_embedding(

@@ -87,10 +87,12 @@ class KMeans(Clusterer):
         centers, n_iter = kmeans_centers(
             Z, self.n_clusters, n_init=self.n_init, max_iter=self.max_iter, gen=generator(seed, 1)
         )
-        D = squared_distances(Z, centers)
         self.centers_ = centers.to(self._device)
-        self.labels_ = D.argmin(dim=1).numpy()
-        objective = float(D.double().amin(dim=1).mean())
+        parts = [Z[rows] for rows in iter_slices(samples.n, PREDICT_BATCH)]  # views
+        labels = [nearest(part, centers) for part in parts]
+        self.labels_ = torch.cat(labels).numpy()
+        apart = [(part - centers[own]).double().square().sum() for part, own in zip(parts, labels, strict=True)]
+        objective = float(torch.stack(apart).sum()) / samples.n
         seconds = round(time.perf_counter() - start, 3)
         self.history_ = [{"phase": PHASE, "epoch": n_iter, "objective": objective, "seconds": seconds}]
         self.stop_reasons_ = {PHASE: "max_iter" if n_iter >= self.max_iter else "converged"}
