@@ -146,7 +146,7 @@ class Samples:
         return value
 
 
-def check_samples(X: Any, *, channel_axis: Literal["auto", 1, -1] = "auto", n_clusters: Any = None) -> Samples:
+def check_samples(X: Any, *, channel_axis: Literal["auto", 1, -1] = "auto") -> Samples:
     """Check the caller's data once and return a view of it.
 
     Parameters
@@ -180,8 +180,6 @@ def check_samples(X: Any, *, channel_axis: Literal["auto", 1, -1] = "auto", n_cl
     array = _as_array(X)
     layout = _layout(array.shape, channel_axis)
     _check_finite(array)
-    if n_clusters is not None:
-        check_n_clusters(n_clusters, array.shape[0])
     view = array.view()
     view.flags.writeable = False
     return Samples(view, layout)

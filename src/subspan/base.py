@@ -29,6 +29,7 @@ from subspan._validation import (
     Samples,
     Scaling,
     check_distinct,
+    check_n_clusters,
     check_same_features,
     check_samples,
     fit_scaling,
@@ -100,7 +101,7 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
             Fewer samples than ``n_clusters`` differ.
         """
         self._validate_parameters()
-        samples = check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
+        samples = self._check(X)
         if samples.n < 2:
             raise InvalidInputError("X has n_samples=1: clustering needs at least two samples.")
         check_distinct(samples, self.n_clusters)
@@ -134,7 +135,12 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
                 "X is an iterator, which fit could not read again: give an array, or an iterable that can be read more "
                 "than once, such as a DataLoader."
             )
-        return check_samples(X, channel_axis=self.channel_axis, n_clusters=self.n_clusters)
+        return self._check(X)
+
+    def _check(self, X) -> Samples:
+        samples = check_samples(X, channel_axis=self.channel_axis)
+        check_n_clusters(self.n_clusters, samples.n)
+        return samples
 
     def _seed(self) -> int:
         folder = getattr(self, "checkpoint_dir", None)

@@ -44,7 +44,7 @@ def learn_codes(
         Unknown encoder or option, or one that cannot take X.
     """
     place = resolve_device(device)
-    samples = check_samples(X, channel_axis="auto", n_clusters=n_clusters)
+    samples = check_samples(X, channel_axis="auto")
     samples = samples.with_scaling(fit_scaling(samples))
     network = make_encoder(encoder, samples.shape, n_clusters, generator(seed, 1), **(encoder_options or {})).to(place)
     phase = Reconstruction(
