@@ -87,7 +87,7 @@ def choose_graph(Z: Tensor, k: int, m: int) -> Graph:
     """
     near = Graph(choose_gamma(Z, k, m)[0], m)
     among = landmarks(len(Z)).to(Z.device)
-    scale = min(len(among) // (2 * k), FAR)
+    scale = _scale(len(Z), k)
     if scale <= m:
         return near
     some = Z[among]
@@ -100,7 +100,17 @@ def choose_graph(Z: Tensor, k: int, m: int) -> Graph:
     told = [label_information(one.to(Z.device), graphs[1], k) for one in labels]
     if told[0] >= MISLED * told[1]:
         return near
-    return far._replace(m=min(scale, max(m, PAIRS // len(Z))))
+    return far._replace(m=most_neighbours(len(Z), k, m))
+
+
+def most_neighbours(n: int, k: int, m: int) -> int:
+    """Neighbours of each of n samples that :func:`choose_graph` may take instead of m."""
+    return max(m, min(_scale(n, k), PAIRS // n))
+
+
+def _scale(n: int, k: int) -> int:
+    """Neighbours among the landmarks at the scale of a cluster."""
+    return min(min(n, LANDMARKS) // (2 * k), FAR)
 
 
 def landmarks(n: int) -> Tensor:

@@ -345,4 +345,10 @@ def test_resources_are_estimated_without_training():
     assert larger["parts"]["affinities"] > 100 * estimate["parts"]["affinities"]
     assert "proposals" not in larger["parts"]
     searched = {n: NCSC(3).estimate_resources(np.ones((n, 30)))["parts"]["proposals"] for n in (60, 6000)}
+    X = np.ones((6000, 30))
+    near, far, chosen, given = (
+        model.estimate_resources(X)["parts"]["neighbours"]
+        for model in (NCSC(3, n_neighbors=10), NCSC(3, n_neighbors=150), NCSC(3), NCSC(3, gamma=1.0))
+    )
+    assert near == given < far == chosen  # more neighbours may be chosen
     assert searched[6000] == 100 * searched[60] > 6000 * 9 * 8  # the embedding in nine dimensions

@@ -517,6 +517,19 @@ def labels_at(moved):
     return labels
 
 
+def test_objective_does_not_depend_on_how_many_pairs_are_looked_at_together(monkeypatch):
+    gen = torch.Generator().manual_seed(0)
+    stage = choosing([], 0)
+    Z = torch.nn.functional.normalize(torch.randn(60, 8, generator=gen), dim=1)
+    stage.pairs = GlobalSelfExpression(1.0).fit(Z).neighbours(Z, 5, gen=gen).pairs()
+    stage.setting, stage.heads.prior = SimpleNamespace(balance=(4.0, 0.5)), torch.full((3, 4), 0.25)
+    log_p = torch.randn(3, 60, 4, generator=gen).log_softmax(dim=2)
+    whole = stage.objective(log_p)
+    monkeypatch.setattr("subspan.methods._ncsc_classifiers.ENTRIES", 100)  # eight pairs
+    torch.testing.assert_close(stage.objective(log_p), whole)
+    assert len(whole.unique()) == 3
+
+
 def test_sizes_of_their_own_must_tell_more_without_compression():
     """Less entropy alone is no reason to expect it."""
     stage, labels = choosing([Worth(True, 1.0, 2.0)] * 2, 1), apart([0, 1])

@@ -25,6 +25,7 @@ ANCHORS = 400  # samples per step of a classifier stage, at least,
 ANCHORS_PER_CLUSTER = 5  # and at least so many for each cluster of a start, on average
 STEPS = (50, 175)  # steps per epoch of a classifier stage, at least and at most
 HEAD_BATCH = 5000
+ENTRIES = 12_000_000  # of the scores of pairs that are looked at together
 SIZED = 2  # of the candidates learn the best labels once more with the sizes that these have,
 SURER = 0.001  # and take part in the choice if they then tell more by this share than equal sizes do, see choice
 SPECTRAL = 100_000  # samples up to which spectral clustering proposes labels, where they are not searched for
@@ -191,7 +192,7 @@ class ClassifierStage(Phase):
         assert self.pairs is not None
         rows, weight = self.pairs.rows(), self.pairs.normalised()
         total = log_p.new_zeros(len(log_p))
-        for part in torch.arange(len(rows), device=rows.device).split(200_000):
+        for part in iter_slices(len(rows), max(1, ENTRIES // log_p[:, 0].numel())):
             i, j = log_p[:, rows[part]], log_p[:, self.pairs.partners[part]]
             total += (-torch.logsumexp(i + j, dim=-1) * weight[part]).sum(dim=-1)
         active = max(int((self.pairs.counts() > 0).sum()), 1)

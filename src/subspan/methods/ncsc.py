@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from subspan._parameters import check_pair
 from subspan._random import generator
-from subspan._validation import Samples, check_n_clusters, check_same_features, check_samples
+from subspan._validation import Samples, check_same_features, check_samples
 from subspan.affinity import classifier_affinity, normalise_scores, subspace_affinity
 from subspan.base import Clusterer
 from subspan.checkpoint import load_module_tensors, module_tensors
@@ -64,7 +64,7 @@ from subspan.methods._ncsc_settling import holds
 from subspan.methods._ncsc_time import expected_seconds, spoken
 from subspan.pretraining import fitting_bytes, restore_encoder
 from subspan.progress import Progress
-from subspan.selection import SAMPLES, choose_encoder
+from subspan.selection import SAMPLES, choose_encoder, most_neighbours
 from subspan.self_expression import (
     ClosedFormSelfExpression,
     LearnedSelfExpression,
@@ -239,7 +239,6 @@ class NCSC(Clusterer):
     _rates: ClassVar[dict[str, float]] = RATES
 
     def _fit(self, samples: Samples, seed: int) -> None:
-        check_n_clusters(self.n_clusters, samples.n)
         if self.augmentation is not None and samples.kind == "vector":
             raise InvalidInputError("augmentation changes images, but X holds vectors: give (n, h, w) or leave it out.")
         device = self._device
@@ -402,11 +401,12 @@ class NCSC(Clusterer):
         return {"memory_bytes": sum(parts.values()), "parts": parts, "n_codes": n_codes}
 
     def _memory_parts(self, n: int, encoder: Encoder, n_codes: int) -> dict[str, int]:
-        paper = self.recipe == "paper"
+        paper, m = self.recipe == "paper", self._n_neighbors(n)
+        is_open = self.n_neighbors == "auto" and not self._auto("gamma")
         return memory_parts(
             n,
             n_codes,
-            neighbours=0 if paper else self._n_neighbors(n),
+            neighbours=0 if paper else most_neighbours(n, self.n_clusters, m) if is_open else m,
             batch_size=self.batch_size,
             joint=(paper or encoder.trainable) and self._all_epochs()["collaboration"] > 0,
             learned=self.self_expression == "parameter",
