@@ -229,6 +229,12 @@ def test_dry_run_prints_configuration_and_memory_and_stops(photos: Path, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"ncsc"}))
+def test_every_method_tells_what_it_needs(method: str) -> None:
+    result = call("fit", "digits", "-k", 10, "--method", method, "--dry-run")
+    assert re.search(r"^memory: +about [0-9.]+ [MG]iB expected", result.stdout, re.MULTILINE)
+
+
 def test_predict_brings_new_images_to_the_size_of_the_training(photos: Path, tmp_path: Path) -> None:
     call("fit", photos, "-k", 2, "--out", tmp_path / "run", "--image-size", 4)
     new = tmp_path / "new"

@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+LIBRARIES = 400_000_000  # bytes that torch, SciPy and the like take before any data
+
 
 def available_bytes() -> int | None:
     """Available memory in bytes, capped by the container's limit; None where the system does not say."""

@@ -299,6 +299,15 @@ def test_clusters_that_are_set_after_the_fit_do_not_change_the_saved_model(fitte
     assert np.array_equal(load(tmp_path).transform(X), model.transform(X))
 
 
+def test_what_a_fit_will_need_is_told_before_it(name):
+    """More samples need more; nothing is trained, and there are no labels."""
+    X = planted(name)[0]
+    model = quick(name)
+    needed = [model.estimate_resources(some)["memory_bytes"] for some in (X, np.concatenate([X] * 20))]
+    assert X.nbytes < needed[0] < needed[1] < 10e9
+    assert not hasattr(model, "labels_")
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_unusable_entries_are_named(name, bad):
     X, _ = planted(name, n=30)
@@ -310,6 +319,12 @@ def test_unusable_entries_are_named(name, bad):
 def test_more_clusters_than_samples_are_refused(name):
     with pytest.raises(InvalidInputError, match="at most the number of samples"):
         build(name).fit(planted(name, n=30)[0][:2])
+
+
+@pytest.mark.parametrize("k", [None, 0, 2.5, "3", True])
+def test_what_is_no_number_of_clusters_is_named(name, k):
+    with pytest.raises(InvalidInputError, match=r"n_clusters.*an integer of at least 1"):
+        build(name, n_clusters=k).fit(planted(name, n=30)[0])
 
 
 # rates that the planted data leave unused, because vectors need no network or the labels no refinement

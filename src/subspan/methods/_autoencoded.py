@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides
 from subspan._random import generator
-from subspan._validation import Samples, Scaling, check_n_clusters, iter_slices
+from subspan._resources import LIBRARIES
+from subspan._validation import Samples, Scaling, iter_slices
 from subspan.base import PREDICT_BATCH, Clusterer, load
 from subspan.centroids import kmeans_centers, nearest
 from subspan.checkpoint import load_module_tensors, module_tensors
@@ -111,7 +112,7 @@ class AutoencoderClusterer(Clusterer):
         weights = sum(parameter.numel() for parameter in encoder.parameters())
         activations = min(PREDICT_BATCH, samples.n) * (2 * math.prod(samples.shape) + encoder.n_codes + 4000)
         parts = {
-            "libraries": 400_000_000,
+            "libraries": LIBRARIES,
             "network": 4 * 4 * weights,  # weights, gradients and two moments
             "activations": 2 * 4 * activations,
             "codes": 4 * 4 * samples.n * (encoder.n_codes + self.n_clusters),
@@ -119,7 +120,6 @@ class AutoencoderClusterer(Clusterer):
         return {"memory_bytes": sum(parts.values()), "parts": parts, "n_codes": encoder.n_codes}
 
     def _fit(self, samples: Samples, seed: int) -> None:
-        check_n_clusters(self.n_clusters, samples.n)
         device = self._device
         encoder = self._make_encoder(samples.shape, generator(seed, 1))
         if self.pretrained is None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides, check_pair, check_single
-from subspan._resources import available_bytes
+from subspan._resources import LIBRARIES, available_bytes
 from subspan.components import make_components
 from subspan.encoders import ENCODERS, Encoder, IdentityEncoder, given_options
 from subspan.errors import InvalidInputError, ResourceError
@@ -47,7 +47,6 @@ OPTIONS = dict.fromkeys(SCATTERING, ("n_components", "J", "L")) | {"pca": ("n_co
 MAX_PIXELS = 4096  # numbers per image up to which pixels may be the codes
 CANDIDATES = 6  # proposals that are trained on
 SAMPLES_PER_CLUSTER = 20  # the starts have more than k clusters only with so many samples for each
-LIBRARIES = 400_000_000  # bytes
 
 
 def automatic(recipe: str, name: str, value: Any) -> Any:

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from subspan._parameters import check_integer, check_overrides
 from subspan._random import generator
-from subspan._validation import Samples, check_n_clusters, iter_slices
+from subspan._resources import LIBRARIES
+from subspan._validation import Samples, iter_slices
 from subspan.base import Clusterer
+from subspan.centroids import kmeans_centers, nearest
 from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.errors import DivergenceError
 from subspan.heads import live_clusters
@@ -27,6 +27,7 @@ from subspan.progress import Progress
 from subspan.training import Phase, Record, train
 
 READ_BATCH = 2000
+STEP_COPIES = 6  # of the activations of a batch: two networks at most, forwards and backwards, and what they keep
 MIN_BATCH = 4  # batches are of nearly one size: none of them has a single sample, which batch normalisation refuses
 Read = Callable[[Tensor], tuple[Tensor, Tensor]]  # scaled samples (b, ...) -> codes (b, d), log-probabilities (b, k)
 
@@ -147,7 +148,6 @@ class NetworkClusterer(Clusterer):
         raise NotImplementedError
 
     def _fit(self, samples: Samples, seed: int) -> None:
-        check_n_clusters(self.n_clusters, samples.n)
         self._fitted_with = self.get_params(deep=False)
         networks = self._build(samples.shape)
         gen = generator(seed, 1)
@@ -167,7 +167,9 @@ class NetworkClusterer(Clusterer):
         codes, log_p = read_all(samples, lambda x: self._read(networks, x), self._device)
         if not bool(log_p.isfinite().all() and codes.isfinite().all()):
             raise DivergenceError("what the trained network says is not finite: lower the learning rates")
-        centres = kmeans_centres(codes, self.n_clusters, seed) if self._kmeans else torch.empty(0)
+        centres = torch.empty(0)
+        if self._kmeans:
+            centres = kmeans_centers(codes.clone(), self.n_clusters, n_init=10, gen=generator(seed, 2))[0]
         self.centres_ = centres.to(self._device)
         self.labels_ = assign(codes, log_p, centres).numpy()
 
@@ -188,6 +190,36 @@ class NetworkClusterer(Clusterer):
         load_module_tensors(self.networks_, tensors)
         for network in self.networks_.values():
             network.to(self._device).eval()
+
+    def estimate_resources(self, X) -> dict[str, Any]:
+        """Expected peak memory of ``fit`` on X in bytes, by part; nothing is trained."""
+        samples = self._inspect(X)
+        networks = {name: network.to("meta") for name, network in self._build(samples.shape).items()}  # no numbers
+        codes, log_p, entries = self._trace(networks, torch.empty(1, *samples.shape, device="meta"))
+        weights = sum(parameter.numel() for network in networks.values() for parameter in network.parameters())
+        rows = min(max(READ_BATCH, STEP_COPIES * self.batch_size), samples.n)
+        parts = {
+            "libraries": LIBRARIES,
+            "networks": 4 * 4 * weights,  # weights, gradients and two moments
+            "activations": 4 * rows * entries,
+            "codes": 2 * 4 * samples.n * (codes.numel() + log_p.numel()),
+        }
+        return {"memory_bytes": sum(parts.values()), "parts": parts, "n_codes": codes.numel()}
+
+    @torch.no_grad()
+    def _trace(self, networks: dict[str, nn.Module], x: Tensor) -> tuple[Tensor, Tensor, int]:
+        """What :meth:`_read` gives for one sample x, and the number of entries of all layers on the way."""
+        sizes: list[int] = []
+
+        def count(module: nn.Module, inputs: Any, output: Any) -> None:
+            sizes.append(output.numel())
+
+        for network in networks.values():
+            for layer in network.eval().modules():
+                if not list(layer.children()):
+                    layer.register_forward_hook(count)
+        codes, log_p = self._read(networks, x)
+        return codes, log_p, x.numel() + sum(sizes)
 
     def _rate(self, network: str) -> float:
         return self._all_rates()[network]
@@ -217,11 +249,4 @@ def assign(codes: Tensor, log_p: Tensor, centres: Tensor) -> Tensor:
     """Labels (b,): the nearest of the centres (k, d) where there are any, else the likeliest cluster."""
     if not len(centres):
         return log_p.argmax(dim=1)
-    # differences, not matrix products, which lose the digits of codes that lie close together
-    return torch.cdist(codes, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
-
-
-def kmeans_centres(codes: Tensor, n_clusters: int, seed: int) -> Tensor:
-    """Centres (k, d) of the best of ten starts of k-means on codes (n, d)."""
-    kmeans = KMeans(n_clusters, n_init=10, random_state=np.random.RandomState(seed % 2**32))
-    return torch.from_numpy(kmeans.fit(codes.numpy()).cluster_centers_.astype(np.float32))
+    return nearest(codes, centres)

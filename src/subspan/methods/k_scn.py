@@ -29,8 +29,8 @@ from torch.nn.functional import normalize
 
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides
 from subspan._random import generator
-from subspan._resources import available_bytes
-from subspan._validation import Samples, check_n_clusters
+from subspan._resources import LIBRARIES, available_bytes
+from subspan._validation import Samples
 from subspan.base import Clusterer
 from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.encoders import Encoder, build_encoder, make_encoder
@@ -44,7 +44,6 @@ from subspan.training import Phase, Record, settled, train
 PHASE = "subspaces"
 GAMMA, KEEP = 30.0, 0.1  # self-expression of the sample that starts the subspaces: see docs/methods/k_scn.md
 MIN_STEPS = 50  # per epoch
-LIBRARIES = 400_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -246,7 +245,6 @@ class KSCN(Clusterer):
         return {"memory_bytes": self._bytes(samples.n, n_codes), "n_codes": n_codes}
 
     def _fit(self, samples: Samples, seed: int) -> None:
-        check_n_clusters(self.n_clusters, samples.n)
         self.scaling_ = self.scaling_.without_shift()
         samples = samples.with_scaling(self.scaling_)
         encoder = self._network(samples.shape, generator(seed, 1)).to(self._device)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from subspan._parameters import check_integer
 from subspan._random import generator
-from subspan._resources import available_bytes
+from subspan._resources import LIBRARIES, available_bytes
 from subspan._validation import Samples, iter_slices
 from subspan.base import PREDICT_BATCH, Clusterer
 from subspan.centroids import kmeans_centers, nearest, squared_distances
@@ -76,7 +76,7 @@ class KMeans(Clusterer):
 
     def _bytes(self, samples: Samples) -> int:
         # all samples in float32, and the distances and labels of a few runs
-        return 4 * samples.n * (math.prod(samples.shape) + 2 * self.n_clusters + 16) + 400_000_000
+        return 4 * samples.n * (math.prod(samples.shape) + 2 * self.n_clusters + 16) + LIBRARIES
 
     def _fit(self, samples: Samples, seed: int) -> None:
         self._check_memory(samples)
