@@ -15,10 +15,10 @@ from subspan import principal
 from subspan._random import generator
 from subspan.errors import InvalidInputError
 from subspan.multiscale import make_scattering
+from subspan.pretraining import restore_encoder
 from subspan.scattering import (
     Scattering2D,
     ScatteringEncoder,
-    build_scattering_encoder,
     scattering_scale,
 )
 
@@ -307,7 +307,7 @@ def test_saved_encoder_gives_equal_bits(contrast):
     x = blobs(50, 2)
     encoder = ScatteringEncoder((2, 12, 12), 9, L=3, contrast=contrast).fit([x])
     config, weights = json.dumps(encoder.config()), save(encoder.state_dict())
-    other = build_scattering_encoder(**json.loads(config))
+    other = restore_encoder(**json.loads(config))
     other.load_state_dict(load(weights))
     assert torch.equal(other.encode(x), encoder.encode(x))
     assert other.config() == encoder.config()

@@ -30,19 +30,15 @@ class PrincipalComponents(Encoder):
     input_shape : (p,) or (c, h, w)
     n_components : int
         Code length d.
-    generator : ignored
     """
 
     name = "pca"
-    options = ("n_components",)
     trainable = False
     mean: Tensor
     directions: Tensor
     n_seen: Tensor
 
-    def __init__(
-        self, input_shape: Sequence[int], n_components: int, *, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, input_shape: Sequence[int], n_components: int) -> None:
         super().__init__(input_shape, (n_components,))
         self.n_coefficients = math.prod(self.input_shape)
         self.register_buffer("mean", torch.zeros(self.n_coefficients))

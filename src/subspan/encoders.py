@@ -230,7 +230,8 @@ def make_encoder(
     n_clusters : int
     generator : torch.Generator
     codes_per_cluster : int
-        The 9 of d > 9 k. 0 for methods that want short codes.
+        The 9 of d > 9 k, to which image encoders are widened and which all are checked for. 0 for methods that want
+        short codes.
     **options
         ``channels``, ``strides``, ``kernels`` of an image encoder, ``latent_dim``, ``hidden`` of "mlp"; None means
         unset. What is given is never changed.

@@ -37,11 +37,9 @@ class MultiScaleScattering(Encoder):
         Number of angles.
     contrast : bool
         Divide every place by its contrast, at either scale.
-    generator : ignored
     """
 
     name = "multiscale-scattering"
-    options = ("n_components", "L", "contrast")
     trainable = False
     join: Tensor
     offset: Tensor
@@ -53,8 +51,6 @@ class MultiScaleScattering(Encoder):
         n_components: int = N_COMPONENTS,
         L: int = 8,
         contrast: bool = True,
-        *,
-        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(input_shape, (n_components,))
         self.L, self.contrast = L, contrast

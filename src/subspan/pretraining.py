@@ -12,7 +12,7 @@ from subspan._validation import Samples, iter_slices
 from subspan.components import PrincipalComponents
 from subspan.encoders import Encoder, build_encoder
 from subspan.multiscale import MultiScaleScattering
-from subspan.scattering import ScatteringEncoder, build_scattering_encoder
+from subspan.scattering import ScatteringEncoder
 from subspan.training import Phase
 
 ENCODE_BATCH = 5000
@@ -105,9 +105,7 @@ def encode_each(
 
 def restore_encoder(*, name: str, **config: Any) -> Encoder:
     """Encoder of any kind from its ``config()``, for ``load_state_dict``."""
-    if name == ScatteringEncoder.name:
-        return build_scattering_encoder(**config)
-    for kind in (MultiScaleScattering, PrincipalComponents):
+    for kind in (ScatteringEncoder, MultiScaleScattering, PrincipalComponents):
         if name == kind.name:
             return kind(**config)
     return build_encoder(name, **config)

@@ -252,12 +252,9 @@ class ScatteringEncoder(ChannelComponents):
         See :class:`Scattering2D`.
     contrast : bool
         Divide every place by its contrast: see :mod:`subspan.channels`.
-    generator : ignored
-        Nothing is drawn; there for the interface.
     """
 
     name = "scattering"
-    options = ("n_components", "J", "L", "contrast")
 
     def __init__(
         self,
@@ -266,8 +263,6 @@ class ScatteringEncoder(ChannelComponents):
         J: int | None = None,
         L: int = 8,
         contrast: bool = True,
-        *,
-        generator: torch.Generator | None = None,
     ) -> None:
         scattering = Scattering2D(input_shape[1:], J, L)
         super().__init__(input_shape, scattering.out_shape, n_components, contrast)
@@ -327,8 +322,3 @@ def count_components(input_shape: Sequence[int], n_samples: int, J: int | None, 
     """Default code length for n_samples images (c, h, w): 150, or half as many as images, or all there are."""
     shapes = output_shapes(input_shape[1:], *check_scales(input_shape[1:], J, L), finer)
     return min(N_COMPONENTS, input_shape[0] * min(map(math.prod, shapes.values())), max(1, n_samples // 2))
-
-
-def build_scattering_encoder(*, name: str = "scattering", **config: Any) -> ScatteringEncoder:
-    """Unfitted encoder from a ``config()``, for ``load_state_dict``."""
-    return ScatteringEncoder(**config)

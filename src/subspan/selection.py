@@ -12,7 +12,7 @@ that (:func:`choose_graph`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -41,7 +41,7 @@ def association(pairs: Pairs, k: int) -> float:
     return float(1 - spectral_embedding(pairs.symmetric(), min(k, pairs.n), seed=0)[0].mean())
 
 
-def choose_gamma(Z: Tensor, k: int, m: int, gammas: Iterable[float] = GAMMAS) -> tuple[float, dict[float, float]]:
+def choose_gamma(Z: Tensor, k: int, m: int) -> tuple[float, dict[float, float]]:
     """The gamma with the largest :func:`association` of the graph of m neighbours, and the value at each.
 
     At most 5000 samples are looked at.
@@ -52,11 +52,10 @@ def choose_gamma(Z: Tensor, k: int, m: int, gammas: Iterable[float] = GAMMAS) ->
         Codes.
     k, m : int
         Clusters, and neighbours of each sample.
-    gammas : iterable of float
     """
     Z = Z[_some(len(Z)).to(Z.device)]
     fitted = GlobalSelfExpression(1.0).fit(Z)
-    values = {g: association(_graph(fitted.at(g), Z, m), k) for g in gammas}
+    values = {g: association(_graph(fitted.at(g), Z, m), k) for g in GAMMAS}
     return max(values, key=lambda g: values[g]), values
 
 
