@@ -8,8 +8,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from subspan._random import generator
 from subspan.errors import DivergenceError, InvalidInputError
+from subspan.methods._autoencoded import Centers
+from subspan.methods.dcn import DCNPhase
 from subspan.methods.dec import DEC
-from subspan.methods.idec import IDEC
+from subspan.methods.idec import IDEC, IDECPhase
 from subspan.metrics import ari
 
 TINY = {"encoder_options": {"hidden": [4]}, "n_init": 1, "update_interval": 2}
@@ -85,3 +87,12 @@ def test_bad_settings_are_named():
     with pytest.raises(InvalidInputError, match="gamma is -1"):
         idec(gamma=-1).fit(X)
     assert np.isfinite(idec(gamma=1e6).fit(X).transform(X)).all()
+
+
+@pytest.mark.parametrize("phase", [IDECPhase, DCNPhase])
+def test_a_cluster_of_hardly_any_samples_is_not_live(phase):
+    """As in every other method: below a hundredth of an equal share."""
+    one = object.__new__(phase)
+    one.labels, one.centers = torch.tensor([0] * 599 + [1] * 400 + [2]), Centers(3, 2)
+    one.refresh = one.start = lambda: None
+    assert one.monitor() == {"changed": 0.0, "live_clusters": 2}

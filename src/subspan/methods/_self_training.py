@@ -13,6 +13,7 @@ from torch import Tensor
 from subspan._parameters import check_integer, check_number
 from subspan._validation import Samples
 from subspan.encoders import Encoder
+from subspan.heads import live_labels
 from subspan.methods._autoencoded import Centers, StackedClusterer
 from subspan.pretraining import encode
 from subspan.soft_assignments import divergence, log_assignments, target_distribution
@@ -91,7 +92,7 @@ class SelfTraining(Phase):
         before = self.labels
         self.refresh()
         changed = float((self.labels != before).float().mean())
-        return {"changed": changed, "live_clusters": len(self.labels.unique())}
+        return {"changed": changed, "live_clusters": live_labels(self.labels, len(self.centers.weight))}
 
     def stop(self, records: list[Record]) -> str | None:
         return settled(records[-1], self.target.tolerance)

@@ -22,6 +22,7 @@ from subspan._parameters import check_number
 from subspan._validation import Samples
 from subspan.centroids import nearest
 from subspan.encoders import Encoder
+from subspan.heads import live_labels
 from subspan.methods._autoencoded import Centers, StackedClusterer
 from subspan.pretraining import encode
 from subspan.training import Phase, Record, settled
@@ -114,7 +115,7 @@ class DCNPhase(Phase):
         before = self.labels
         self.start()
         changed = float((self.labels != before).float().mean())
-        return {"changed": changed, "live_clusters": len(self.labels.unique())}
+        return {"changed": changed, "live_clusters": live_labels(self.labels, len(self.centers.weight))}
 
     def stop(self, records: list[Record]) -> str | None:
         return settled(records[-1], self.tolerance)
