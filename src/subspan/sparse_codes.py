@@ -20,6 +20,7 @@ from torch import Tensor
 
 from subspan.convex import StopReason, lasso_admm, lasso_kkt
 
+COHERENT = 1e-6  # inner products of unit vectors below this are rounding noise
 BLOCK_ENTRIES = 1 << 22  # entries of one (rows x atoms) block, 32 MiB in float64
 _ADDED = 50  # atoms that join the active set of a sample at a time
 _ROUNDS = 100  # of growing an active set

@@ -18,7 +18,7 @@ from torch import Tensor
 from subspan._parameters import check_above, check_choice, check_integer, check_number
 from subspan.convex import orthogonal_factor
 from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer
-from subspan.sparse_codes import BLOCK_ENTRIES, active_set_lasso, blockwise_admm
+from subspan.sparse_codes import BLOCK_ENTRIES, COHERENT, active_set_lasso, blockwise_admm
 from subspan.subspaces import kernel_ridge_bases, squared_residuals
 
 _MEDIAN_ROWS = 1000  # samples that the median distance is taken over
@@ -73,8 +73,8 @@ class KSSC(SelfExpressiveClusterer):
     def _express(self, Z: Tensor) -> Expression:
         self._width = _median_distance(Z) if self.sigma == "median" else float(self.sigma)
         K = self._kernel(Z, Z)
-        others = K.abs().fill_diagonal_(0.0).amax(dim=1)
-        others = others[others > 0]
+        others, norms = K.abs().fill_diagonal_(0.0).amax(dim=1), K.diagonal().clamp_min(0.0).sqrt()
+        others = others[others > COHERENT * norms * norms.amax()]
         weight = float(self.alpha_z) / (float(others.min()) if len(others) else 1.0)
         factor = orthogonal_factor(gram=K)
         if self.solver == "lasso" or (self.solver == "auto" and not Z.is_cuda):

@@ -22,9 +22,7 @@ from subspan._parameters import check_above, check_choice, check_integer
 from subspan.convex import orthogonal_factor
 from subspan.errors import InvalidInputError
 from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer
-from subspan.sparse_codes import BLOCK_ENTRIES, SparseCodes, active_set_lasso, blockwise_admm, row_blocks
-
-_COHERENT = 1e-6  # inner products of unit vectors below this are rounding noise
+from subspan.sparse_codes import BLOCK_ENTRIES, COHERENT, SparseCodes, active_set_lasso, blockwise_admm, row_blocks
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -115,7 +113,7 @@ def coherence(Z: Tensor) -> float:
         inner = (Z[rows] @ Z.T).abs()
         inner[torch.arange(len(inner)), torch.arange(rows.start, rows.stop)] = 0.0
         top = inner.amax(dim=1)
-        top = top[top > _COHERENT * Z[rows].norm(dim=1) * Z.norm(dim=1).amax()]
+        top = top[top > COHERENT * Z[rows].norm(dim=1) * Z.norm(dim=1).amax()]
         smallest = min(smallest, float(top.min())) if len(top) else smallest
     return smallest if smallest < float("inf") else 1.0
 
