@@ -60,6 +60,31 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     assert names(tmp_path) == ["config.json", "notes.txt"]
 
 
+def test_an_overwrite_that_is_interrupted_can_be_repeated(tmp_path: Path, monkeypatch) -> None:
+    run = runs.create_run(tmp_path, CONFIG)
+    run.checkpoint.mkdir()
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runs.create_run(tmp_path, CONFIG, overwrite=True)
+    runs.create_run(tmp_path, CONFIG, overwrite=True)
+    assert names(tmp_path) == ["config.json"]
+
+
+def test_overwrite_removes_a_link_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "state").write_text("x")
+    run = runs.create_run(tmp_path / "run", CONFIG)
+    run.checkpoint.symlink_to(tmp_path / "disk")
+    runs.create_run(tmp_path / "run", CONFIG, overwrite=True)
+    assert names(tmp_path / "run") == ["config.json"]
+    assert (tmp_path / "disk" / "state").read_text() == "x"
+
+
 @pytest.mark.parametrize("option", ["overwrite", "resume"])
 def test_a_folder_that_is_no_run_is_never_touched(tmp_path: Path, option: str) -> None:
     (tmp_path / "model").mkdir()

@@ -122,12 +122,14 @@ def check_target(path: str | Path, *, overwrite: bool = False, resume: bool = Fa
 
 
 def _clear(path: Path) -> None:
-    """Remove the files of a run, and nothing else."""
-    for name in _FILES:
-        (path / name).unlink(missing_ok=True)
+    """Remove the files of a run, and nothing else; config.json, by which a run is known, comes last."""
     for name in _FOLDERS:
-        if (path / name).is_dir():
+        if (path / name).is_symlink():
+            (path / name).unlink()
+        elif (path / name).is_dir():
             shutil.rmtree(path / name)
+    for name in sorted(_FILES, key=lambda name: name == "config.json"):
+        (path / name).unlink(missing_ok=True)
 
 
 def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
