@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import json
+import os
 import struct
 from pathlib import Path
 
@@ -293,6 +295,53 @@ def test_parquet_columns_and_embedding_lists(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.X, [[1, 2, 5], [3, 4, 6]])
     assert data.y.tolist() == [0, 1]
     assert data.names == ["f", "g"]
+
+
+def test_entries_of_parquet_lists_have_names_and_the_index_of_pandas_is_no_feature(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pa.table({"v": [[1.0, 2.0], [3.0, 4.0]], "a": [5, 6], "y": ["p", None], "__index_level_0__": [7, 900]})
+    meta = {"index_columns": ["__index_level_0__"], "columns": [], "pandas_version": "2.2.0"}
+    parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(meta)}), tmp_path / "t.parquet")
+    data = load_dataset(tmp_path / "t.parquet")
+    assert data.columns == ["v[0]", "v[1]", "a"]
+    np.testing.assert_array_equal(data.X, [[1, 2, 5], [3, 4, 6]])
+    assert data.y.tolist() == [1, 0], "no label is a class of its own, as an empty cell is"
+    assert data.classes == ["", "p"]
+
+
+def test_no_column_of_names_is_a_feature(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(",file,a,name\n0,7,1.5,u\n1,8,2.5,v\n")
+    data = load_dataset(tmp_path / "t.csv")
+    assert data.columns == ["a"]
+    assert data.names == ["7", "8"], "a named column before the index"
+
+
+def test_a_run_in_the_folder_of_its_images_is_no_part_of_them(tmp_path: Path) -> None:
+    for name in ("a.png", "run/figures/clusters.png", "run/model/x.png", "config/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "config" / "config.json").write_text("{}")  # of something else
+    assert load_dataset(tmp_path).names == ["a.png", "config/b.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are UTF-16 there")
+def test_a_name_that_is_not_utf_8_is_left_out(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "b.png")
+    data = load_dataset(tmp_path)
+    assert data.names == ["b.png"]
+    assert data.skipped[0].reason == "its name is not UTF-8: rename it"
+
+
+def test_a_dark_image_of_16_bits_is_dark(tmp_path: Path) -> None:
+    for name, value in (("a", 200), ("b", 60_000)):
+        pixels = np.full((8, 8), value, ">u2").tobytes()
+        (tmp_path / f"{name}.pgm").write_bytes(b"P5 8 8 65535\n" + pixels)
+    assert load_dataset(tmp_path).X[:, 0, 0].tolist() == [1, 233]
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,14 @@ def _parse_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | N
 def _list_files(root: Path) -> list[str]:
     names = []
     for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [name for name in subfolders if not (name.startswith(".") or _is_run(Path(folder) / name))]
         names += [(Path(folder) / name).relative_to(root).as_posix() for name in files if not name.startswith(".")]
     return sorted(names)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run of ours, whose pictures are no samples."""
+    return (folder / "config.json").is_file() and any((folder / name).is_dir() for name in ("model", "checkpoint"))
 
 
 def _partition(items: list, read: Callable[[Any], Any]) -> tuple[list, list[Skipped]]:
@@ -113,6 +118,10 @@ def _reason(error: Exception) -> str:
 def _read_header(root: Path, name: str) -> _Header | str:
     from PIL import Image
 
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8: rename it"
     try:
         with Image.open(root / name) as image:
             width, height = image.size
@@ -187,18 +196,19 @@ def _decode(path: Path, size: tuple[int, int], rgb: bool) -> np.ndarray:
     from PIL import Image, ImageOps
 
     with Image.open(path) as opened:
-        image = _to_8_bit(ImageOps.exif_transpose(opened), rgb)
+        image = _to_8_bit(ImageOps.exif_transpose(opened), rgb, full=opened.format in ("PNG", "PPM"))
     if (image.height, image.width) != size:
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, reducing_gap=3.0)
     return np.asarray(image)
 
 
-def _to_8_bit(image: Any, rgb: bool) -> Any:
+def _to_8_bit(image: Any, rgb: bool, full: bool = False) -> Any:
+    """An image of 8 bits. ``full``: wider integers use all of 16 bits, as these formats say, however dark it is."""
     from PIL import Image
 
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode != "F" and (";16" in image.mode or values.max() > 255) else 255.0
+        top = 65535.0 if image.mode != "F" and (full or ";16" in image.mode or values.max() > 255) else 255.0
         top = 1.0 if image.mode == "F" and values.max() <= 1 else top
         image = Image.fromarray(np.clip(np.rint(values * (255.0 / top)), 0, 255).astype(np.uint8))
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:

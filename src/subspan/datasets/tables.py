@@ -92,9 +92,10 @@ def _roles(columns: list[str], labels: str, where: str) -> tuple[list[int], int 
     """Indices of the features, of the labels and of the sample names. Labels never become features."""
     found = pick_label(columns, labels, where)
     label = None if found is None else columns.index(found)
-    named = [i for i, column in enumerate(columns) if column.lower() in NAME_KEYS or (i == 0 and column == "")]
+    named = [i for i, column in enumerate(columns) if column.lower() in NAME_KEYS]
+    named += [i for i, column in enumerate(columns[:1]) if column == ""]  # an index that pandas wrote
     name = named[0] if named else None
-    apart = {label, name, *(i for i, column in enumerate(columns) if column.lower() in LABEL_KEYS)}
+    apart = {label, *named, *(i for i, column in enumerate(columns) if column.lower() in LABEL_KEYS)}
     features = [i for i in range(len(columns)) if i not in apart]
     if not features:
         raise InvalidInputError(f"{where} has no feature columns beside labels and names: add numeric columns.")
@@ -189,19 +190,26 @@ def load_parquet(path: Path, labels: str = "auto") -> Dataset:
         table = parquet.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InvalidInputError(f"{path} is not a readable Parquet file: save it again.") from error
+    indices = (table.schema.pandas_metadata or {}).get("index_columns", [])  # of pandas: names, or ranges
+    table = table.drop_columns([column for column in table.column_names if column in indices])
     features, label, name = _roles(table.column_names, labels, str(path))
-    X = np.hstack([_parquet_column(table, i, path) for i in features])
-    columns = [table.column_names[i] for i in features]
-    if X.shape[1] == len(columns):
-        _check_finite(X, columns, path)
-    elif not np.isfinite(X).all():
-        raise InvalidInputError(f"{path} has missing or infinite values: fill or remove them.")
+    parts = [_parquet_column(table, i, path) for i in features]
+    X, columns = np.hstack(parts), _entry_names([table.column_names[i] for i in features], parts)
+    _check_finite(X, columns, path)
     y, classes = (None, None)
     if label is not None:
-        raw = np.array(table.column(label).to_pylist())
-        y, classes = encode_labels(raw, len(X), str(path))
+        values = table.column(label).to_pylist()
+        if None in values:  # a class of its own, as an empty cell is
+            values = ["" if value is None else str(value) for value in values]
+        y, classes = encode_labels(np.array(values), len(X), str(path))
     names = None if name is None else [str(value) for value in table.column(name).to_pylist()]
     return Dataset(name=path.stem, X=check_samples(X, str(path)), y=y, names=names, classes=classes, columns=columns)
+
+
+def _entry_names(columns: list[str], parts: list[np.ndarray]) -> list[str]:
+    """A name for each column of the parts (n, .): those of lists are numbered."""
+    numbered = zip(columns, parts, strict=True)
+    return [name if part.shape[1] == 1 else f"{name}[{j}]" for name, part in numbered for j in range(part.shape[1])]
 
 
 def _parquet_column(table: Any, index: int, path: Path) -> np.ndarray:
