@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -257,6 +258,39 @@ def test_predict_refuses_another_shape(photos: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((3, 5)))
     fails("predict", tmp_path / "run", tmp_path / "x.npy", "-o", tmp_path / "l.csv", message="was trained on (8, 8)")
     assert not (tmp_path / "l.csv").exists()
+
+
+def test_columns_of_a_table_are_those_of_the_training_whatever_their_order(tmp_path: Path) -> None:
+    run, table = tmp_path / "run", tmp_path / "t.csv"
+    rows = ["a,0,5", "b,1,5", "c,90,5", "d,91,5"]
+    table.write_text("\n".join(["name,low,flat", *rows]))
+    call("fit", table, "-k", 2, "-o", run)
+    table.write_text("\n".join(["name,flat,low", *(",".join(row.split(",")[i] for i in (0, 2, 1)) for row in rows)]))
+    seen = []
+    with patch.object(Halves, "predict", lambda self, X: seen.append(X) or np.zeros(len(X), int)):
+        call("predict", run, table, "-o", tmp_path / "new.csv")
+    np.testing.assert_array_equal(seen[0], [[0, 5], [1, 5], [90, 5], [91, 5]])
+    table.write_text("\n".join(["name,low,other", *rows]))
+    fails("predict", run, table, "-o", tmp_path / "l.csv", message="column 'flat' is missing")
+
+
+def test_evaluate_matches_labels_of_a_table_by_name(tmp_path: Path) -> None:
+    table, rows = tmp_path / "t.csv", ["a,0,u", "b,1,u", "c,90,v", "d,91,v"]
+    table.write_text("\n".join(["name,x,label", *rows]))
+    call("fit", table, "-k", 2, "-o", tmp_path / "run")
+    table.write_text("\n".join(["name,x,label", rows[2], rows[0], rows[3], rows[1]]))
+    assert json.loads(call("evaluate", tmp_path / "run").stdout)["acc"] == 1.0
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_cost_the_run(photos: Path, tmp_path: Path, monkeypatch) -> None:
+    def fails_to_draw(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(_cli_runs, "draw", fails_to_draw)
+    result = CliRunner().invoke(app, ["fit", str(photos), "-k", "2", "--out", str(tmp_path / "run")])
+    assert result.exit_code != 0
+    assert (tmp_path / "run" / "labels.csv").is_file()
+    assert (tmp_path / "run" / "model").is_dir()
 
 
 def test_evaluate_prints_one_json_line(photos: Path, tmp_path: Path) -> None:

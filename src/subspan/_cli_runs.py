@@ -6,8 +6,8 @@ import inspect
 import shlex
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,8 @@ def fit(request: FitRequest) -> tuple[Run, Any, Dataset] | None:
         return None
     assert request.out is not None
     _check_before_writing(request.out, estimator)
-    run = create_run(request.out, config, overwrite=request.overwrite, resume=request.resume)
+    columns = {} if data.columns is None else {"columns": data.columns}
+    run = create_run(request.out, config | columns, overwrite=request.overwrite, resume=request.resume)
     request.say(common.compact(config))
     request.say(memory)
     seconds, warned = fit_with_checkpoint(estimator, data.X, run, request)
@@ -196,12 +197,12 @@ def resume_command(request: FitRequest) -> list[str]:
 
 
 def save(run: Run, estimator: Any, data: Dataset, seconds: float, warned: list[str]) -> None:
-    """Everything a run leaves; the labels come last and mark it as finished."""
+    """Everything a run leaves; the labels mark it as finished. Pictures come after them, as they can be drawn again."""
     write_history(run, estimator.history_)
     write_model(run, estimator.save)
-    draw(run.figures, estimator, data)
     result = summary(run, estimator, seconds) | ({"warnings": warned} if warned else {})
     finish_run(run, result, estimator.labels_, data.names)
+    draw(run.figures, estimator, data)
 
 
 def summary(run: Run, estimator: Any, seconds: float) -> dict[str, Any]:
@@ -240,7 +241,7 @@ def load_like(run: Run, source: str, labels: str = "none") -> Dataset:
     options: dict[str, Any] = {}
     if len(shape) >= 2:
         options = {"image_size": shape[:2], "color": "rgb" if shape[2:] == (3,) else "gray"}
-    data = load_dataset(source, labels=labels, **options)
+    data = _in_columns(load_dataset(source, labels=labels, **options), run.config.get("columns"), source)
     report_skipped(data)
     if data.X.shape[1:] != shape:
         raise InvalidInputError(
@@ -248,6 +249,20 @@ def load_like(run: Run, source: str, labels: str = "none") -> Dataset:
             "data of that shape."
         )
     return data
+
+
+def _in_columns(data: Dataset, columns: list[str] | None, source: str) -> Dataset:
+    """The columns of a table in the order of the training, by name."""
+    if columns is None or data.columns is None or data.columns == columns:
+        return data
+    missing = [column for column in columns if column not in data.columns]
+    if missing or len(set(columns)) < len(columns) or len(data.columns) != len(columns):
+        what = f"column '{missing[0]}' is missing" if missing else f"there are {len(data.columns)} of them"
+        raise InvalidInputError(
+            f"{source} has other columns than the {len(columns)} that the run was trained on ({what}): give the same."
+        )
+    order = [data.columns.index(column) for column in columns]
+    return replace(data, X=np.ascontiguousarray(data.X[:, order]), columns=columns)
 
 
 def predict(run_path: Path, source: str, out: Path) -> None:
@@ -302,6 +317,8 @@ def _truth_from_source(run: Run, names: list[str]) -> np.ndarray:
     else:
         data = load_dataset(source)
         truth, classes = data.y, data.classes
+        if truth is not None and data.names is not None:
+            truth = _by_name(truth, data.names, names, Path(source))
     if truth is None:
         raise InvalidInputError(f"{source} has no labels of its own: give them with --labels FILE.")
     return truth if classes is None else np.asarray(classes)[truth]
@@ -310,10 +327,15 @@ def _truth_from_source(run: Run, names: list[str]) -> np.ndarray:
 def _truth_from_file(path: Path, names: list[str]) -> np.ndarray:
     """Labels of a file, matched by name if it has names, else in the order of the samples."""
     truth = read_label_file(path)
-    if truth.names is None:
-        return truth.y
-    by_name = dict(zip(truth.names, truth.y, strict=True))
-    if len(by_name) != len(truth.names):
+    return truth.y if truth.names is None else _by_name(truth.y, truth.names, names, path)
+
+
+def _by_name(y: np.ndarray, its_names: Sequence[str], names: list[str], path: Path) -> np.ndarray:
+    """Labels of the samples ``names``, from those of samples in another order."""
+    if list(its_names) == names:
+        return y
+    by_name = dict(zip(its_names, y, strict=True))
+    if len(by_name) != len(its_names):
         raise InvalidInputError(f"{path} names a sample twice: give one line for each sample.")
     missing = [name for name in names if name not in by_name]
     if missing:
