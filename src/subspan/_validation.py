@@ -323,8 +323,13 @@ def _layout(shape: tuple[int, ...], channel_axis: Literal["auto", 1, -1]) -> Lay
     if len(shape) == 3:
         return "nhw"
     if channel_axis == "auto":
-        channel_axis = 1 if shape[1] < shape[-1] else -1
+        channel_axis = 1 if channels_first(shape) else -1
     return "nchw" if channel_axis == 1 else "nhwc"
+
+
+def channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether images are (n, c, h, w), not (n, h, w, c): the channels are the fewer of the second and the last axis."""
+    return len(shape) == 4 and shape[1] < shape[-1]
 
 
 def _check_finite(array: np.ndarray) -> None:

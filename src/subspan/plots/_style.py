@@ -24,5 +24,5 @@ def save(figure: Figure, path: str | Path | None) -> Figure:
     """Write the figure if there is a path; its ending says in which format."""
     if path is not None:
         with atomic_path(Path(path)) as fresh:
-            figure.savefig(fresh)
+            figure.savefig(fresh, format=Path(path).suffix.removeprefix(".") or "png")  # else it would add an ending
     return figure

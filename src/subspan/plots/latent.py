@@ -124,7 +124,7 @@ def _draw_groups(ax: Axes, points: np.ndarray, group: np.ndarray, what: str, sig
         Line2D([], [], linestyle="", color=looks[value][0], marker=looks[value][1], markersize=5, label=str(value))
         for value in values[:_LEGEND_ENTRIES]
     ]
-    ax.legend(
+    legend = ax.legend(
         handles=handles,
         title=what if len(values) <= _LEGEND_ENTRIES else f"{what}, {_LEGEND_ENTRIES} of {len(values)}",
         loc="upper left",
@@ -137,6 +137,8 @@ def _draw_groups(ax: Axes, points: np.ndarray, group: np.ndarray, what: str, sig
         columnspacing=0.8,
         borderaxespad=0.2,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name may hold dollar signs
     ax.set_title(f"Codes by {what}", fontsize=12)
     ax.tick_params(labelsize=7)
     ax.spines[["top", "right"]].set_visible(False)
@@ -163,5 +165,6 @@ def _write_numbers(ax: Axes, points: np.ndarray, group: np.ndarray, values: np.n
             fontweight="bold",
             ha="center",
             va="center",
+            parse_math=False,
             path_effects=[withStroke(linewidth=3.5, foreground="white")],
         )

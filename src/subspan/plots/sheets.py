@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from subspan._validation import channels_first
 from subspan.errors import InvalidInputError
 from subspan.plots._style import save
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ROWS_PER_BLOCK = 20
+_SIDE = 120  # pixels of an image on the sheet that are enough
 
 
 def contact_sheet(
@@ -87,17 +89,21 @@ def _choose(members: np.ndarray, sure: np.ndarray | None, count: int) -> np.ndar
 
 
 def _thumbnails(X: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """The chosen images as floats in [0, 1], shape (m, h, w, 3)."""
-    images = np.asarray(X[index], dtype=np.float64)
-    if images.ndim == 3:
-        images = images[..., None]
-    elif images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
-        images = np.moveaxis(images, 1, -1)
-    if images.shape[-1] not in (1, 3):
-        images = images.mean(axis=-1, keepdims=True)
-    low, high = (0.0, 255.0) if X.dtype == np.uint8 and images.max() > 127 else (images.min(), images.max())
-    images = (images - low) / max(high - low, 1e-12)
-    return np.broadcast_to(images, (*images.shape[:-1], 3))
+    """The chosen images as floats in [0, 1], shape (m, h, w, 3); large ones are made smaller, one by one."""
+    small = [_thumbnail(np.asarray(X[i]), channels_first(X.shape)) for i in index.tolist()]
+    images = np.stack(small) if small else np.zeros((0, 1, 1, 1))
+    top = max((float(image.max()) for image in small), default=0.0)
+    low, high = (0.0, 255.0) if X.dtype == np.uint8 and top > 127 else (images.min(initial=top), top)
+    return np.broadcast_to((images - low) / max(high - low, 1e-12), (*images.shape[:-1], 3))
+
+
+def _thumbnail(image: np.ndarray, first: bool) -> np.ndarray:
+    """An image as floats (h, w, 1) or (h, w, 3), the means of blocks of pixels if it is larger than is shown."""
+    pixels = image[..., None] if image.ndim == 2 else np.moveaxis(image, 0, -1) if first else image
+    step = max(1, min(pixels.shape[:2]) // _SIDE)
+    h, w = (side - side % step for side in pixels.shape[:2])
+    pixels = pixels[:h, :w].reshape(h // step, step, w // step, step, -1).mean(axis=(1, 3), dtype=np.float64)
+    return pixels if pixels.shape[-1] in (1, 3) else pixels.mean(axis=-1, keepdims=True)
 
 
 def _draw_sheet(rows: list[np.ndarray], sizes: np.ndarray, per_cluster: int, title: str, note: str) -> Figure:

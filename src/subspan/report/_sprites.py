@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from subspan._validation import channels_first
+
 LARGEST_SIDE = 96  # pixels of a thumbnail
 SHEET_BYTES = 9_000_000  # of all sheets together, before base64 adds a third
 _SHEET_PIXELS = 3_000  # side of a sheet
@@ -84,7 +86,7 @@ def _channels(X: np.ndarray) -> str:
     """Where the colour channels are: "none", "last" or "first"."""
     if X.ndim == 3:
         return "none"
-    return "first" if X.shape[-1] not in (1, 3) and X.shape[1] in (1, 3) else "last"
+    return "first" if channels_first(X.shape) else "last"
 
 
 def _format(X: np.ndarray) -> tuple[int, int, bool]:
