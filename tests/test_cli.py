@@ -272,6 +272,10 @@ def test_columns_of_a_table_are_those_of_the_training_whatever_their_order(tmp_p
     np.testing.assert_array_equal(seen[0], [[0, 5], [1, 5], [90, 5], [91, 5]])
     table.write_text("\n".join(["name,low,other", *rows]))
     fails("predict", run, table, "-o", tmp_path / "l.csv", message="column 'flat' is missing")
+    table.write_text("\n".join(["name,low,flat,more", *(f"{row},1" for row in rows)]))
+    fails("predict", run, table, "-o", tmp_path / "l.csv", message="there are 3 of them")
+    table.write_text("\n".join(row[2:] for row in rows))  # without a header it is the place that counts
+    call("predict", run, table, "-o", tmp_path / "l.csv")
 
 
 def test_evaluate_matches_labels_of_a_table_by_name(tmp_path: Path) -> None:

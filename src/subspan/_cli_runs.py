@@ -252,17 +252,20 @@ def load_like(run: Run, source: str, labels: str = "none") -> Dataset:
 
 
 def _in_columns(data: Dataset, columns: list[str] | None, source: str) -> Dataset:
-    """The columns of a table in the order of the training, by name."""
-    if columns is None or data.columns is None or data.columns == columns:
+    """The columns of a table in the order of the training, by name, if both tables have names of columns."""
+    found = data.columns
+    if columns is None or found is None or found == columns:
         return data
-    missing = [column for column in columns if column not in data.columns]
-    if missing or len(set(columns)) < len(columns) or len(data.columns) != len(columns):
-        what = f"column '{missing[0]}' is missing" if missing else f"there are {len(data.columns)} of them"
-        raise InvalidInputError(
-            f"{source} has other columns than the {len(columns)} that the run was trained on ({what}): give the same."
-        )
-    order = [data.columns.index(column) for column in columns]
-    return replace(data, X=np.ascontiguousarray(data.X[:, order]), columns=columns)
+    if len(set(columns)) == len(found) == len(columns) and set(found) == set(columns):
+        order = [found.index(column) for column in columns]
+        return replace(data, X=np.ascontiguousarray(data.X[:, order]), columns=columns)
+    if any(names == [str(i) for i in range(len(names))] for names in (columns, found)):
+        return data  # no header
+    missing = [column for column in columns if column not in found]
+    what = f"column '{missing[0]}' is missing" if missing else f"there are {len(found)} of them"
+    raise InvalidInputError(
+        f"{source} has other columns than the {len(columns)} that the run was trained on ({what}): give the same."
+    )
 
 
 def predict(run_path: Path, source: str, out: Path) -> None:
