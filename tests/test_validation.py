@@ -160,7 +160,7 @@ def test_memory_map_is_streamed(tmp_path, shape):
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     tracemalloc.start()
     try:
-        samples = check_samples(mapped, n_clusters=3)
+        samples = check_samples(mapped)
         samples = samples.with_scaling(fit_scaling(samples))
         batch = samples.batch(torch.tensor([9, 2, 5_000]))
         peak = tracemalloc.get_traced_memory()[1]
@@ -273,7 +273,7 @@ def test_n_clusters_against_n_samples():
     assert check_n_clusters(np.int64(10), 10) == 10
     assert type(check_n_clusters(np.int64(1), 1)) is int
     with pytest.raises(InvalidInputError, match=r"n_clusters=3 must be at most .* n_samples=1:"):
-        check_samples(np.zeros((1, 4)), n_clusters=3)
+        check_n_clusters(3, 1)
 
 
 def test_new_samples_must_look_like_those_of_fit():
