@@ -200,7 +200,7 @@ def test_npz_without_usual_names_takes_the_first_matrix(tmp_path: Path) -> None:
 
 
 def test_labels_of_an_npz_are_never_its_samples(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", y=np.ones((5, 1), int), features=np.zeros((5, 7)))
+    np.savez(tmp_path / "x.npz", y=np.ones((5, 1), int), feats=np.zeros((5, 7)))
     for labels in ("auto", "none"):
         assert load_dataset(tmp_path / "x.npz", labels=labels).X.shape == (5, 7)
 
