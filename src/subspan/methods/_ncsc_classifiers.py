@@ -203,9 +203,10 @@ class ClassifierStage(Phase):
         log_p = self.scores()
         objective = self.objective(log_p)
         worth = [] if self.targets is None else [self.worth(one) for one in log_p]
-        if self.chosen is not None and self.epoch == 0 and worth:
-            self.chosen.take(self.heads, self.choice(worth, log_p.argmax(dim=2)))
-        self.best = self.choice(worth, log_p.argmax(dim=2)) if self.search else int(objective.argmin())
+        chosen = self.choice(worth, log_p.argmax(dim=2)) if worth else None
+        if self.chosen is not None and self.epoch == 0 and chosen is not None:
+            self.chosen.take(self.heads, chosen)
+        self.best = int(objective.argmin()) if chosen is None or not self.search else chosen
         record: Record = {
             "positives_per_sample": len(self.pairs.partners) / self.pairs.n,
             "objective": float(objective[self.best]),

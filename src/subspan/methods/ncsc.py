@@ -309,8 +309,8 @@ class NCSC(Clusterer):
         }
         if self.recipe == "paper":
             return Setting(**shared)
-        m, is_open = self._n_neighbors(samples.n), self.n_neighbors == "auto"
-        return GlobalSetting(**shared, n_neighbors=m, open_neighbors=is_open, gamma=self._auto("gamma"))
+        m, gamma = self._n_neighbors(samples.n), self._auto("gamma")
+        return GlobalSetting(**shared, n_neighbors=m, open_neighbors=self._open_neighbors, gamma=gamma)
 
     def _auto(self, name: str) -> Any:
         return automatic(self.recipe, name, getattr(self, name))
@@ -384,8 +384,8 @@ class NCSC(Clusterer):
             "overcluster": self._n_fine(samples.n) / self.n_clusters,
         }
         if self.recipe == "global":
-            m, is_open = self._n_neighbors(samples.n), self.n_neighbors == "auto" and not self._auto("gamma")
-            found["n_neighbors"] = f"{m}, or more by the data" if is_open else m
+            m = self._n_neighbors(samples.n)
+            found["n_neighbors"] = f"{m}, or more by the data" if self._open_neighbors else m
         return defaults | found | {name: check_pair(self._auto(name)) for name in ("u", "balance")}
 
     def _all_epochs(self) -> dict[str, int]:
@@ -402,17 +402,21 @@ class NCSC(Clusterer):
 
     def _memory_parts(self, n: int, encoder: Encoder, n_codes: int) -> dict[str, int]:
         paper, m = self.recipe == "paper", self._n_neighbors(n)
-        is_open = self.n_neighbors == "auto" and not self._auto("gamma")
         return memory_parts(
             n,
             n_codes,
-            neighbours=0 if paper else most_neighbours(n, self.n_clusters, m) if is_open else m,
+            neighbours=0 if paper else most_neighbours(n, self.n_clusters, m) if self._open_neighbors else m,
             batch_size=self.batch_size,
             joint=(paper or encoder.trainable) and self._all_epochs()["collaboration"] > 0,
             learned=self.self_expression == "parameter",
             searched=self.n_clusters if self._searches else 0,
             fitting=fitting_bytes(encoder, n),
         )
+
+    @property
+    def _open_neighbors(self) -> bool:
+        """Whether more neighbours may be chosen, see :func:`subspan.selection.choose_graph`."""
+        return self.n_neighbors == "auto" and not self._auto("gamma")
 
     def _n_neighbors(self, n: int) -> int:
         return count_neighbours(n, self.n_clusters) if self.n_neighbors == "auto" else self.n_neighbors

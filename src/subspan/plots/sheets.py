@@ -91,9 +91,10 @@ def _choose(members: np.ndarray, sure: np.ndarray | None, count: int) -> np.ndar
 def _thumbnails(X: np.ndarray, index: np.ndarray) -> np.ndarray:
     """The chosen images as floats in [0, 1], shape (m, h, w, 3); large ones are made smaller, one by one."""
     small = [_thumbnail(np.asarray(X[i]), channels_first(X.shape)) for i in index.tolist()]
-    images = np.stack(small) if small else np.zeros((0, 1, 1, 1))
-    top = max((float(image.max()) for image in small), default=0.0)
-    low, high = (0.0, 255.0) if X.dtype == np.uint8 and top > 127 else (images.min(initial=top), top)
+    if not small:
+        return np.zeros((0, 1, 1, 3))
+    images = np.stack(small)
+    low, high = (0.0, 255.0) if X.dtype == np.uint8 and images.max() > 127 else (images.min(), images.max())
     return np.broadcast_to((images - low) / max(high - low, 1e-12), (*images.shape[:-1], 3))
 
 
