@@ -104,6 +104,50 @@ def test_negative_products_are_found():
     torch.testing.assert_close(product.abs(), dense, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["exact", "ivf"])
+def test_negative_coefficients_can_count_as_zero(method, monkeypatch):
+    monkeypatch.setattr("subspan.neighbours.BLOCK", 17)
+    Z = codes().float()
+    C = closed_form_coefficients(Z.double(), ridge_weight(Z.double(), 1.0)).clamp_min(0.0)
+    dense, one = (C + C.T) / 2, GlobalSelfExpression(1.0, positive=True).fit(Z)
+    torch.testing.assert_close(one.affinity(Z, Z).fill_diagonal_(0.0).double(), dense, rtol=1e-4, atol=1e-6)
+    found, best = one.neighbours(Z, 5, method), dense.topk(5, dim=1)
+    same = (found.index[:, :, None] == best.indices[:, None]).any(2).float().mean()
+    assert same > (0.99 if method == "exact" else 0.95)
+    assert found.recall > 0.95
+    assert found.negative == 0.0
+    torch.testing.assert_close(found.affinity.double(), dense.gather(1, found.index), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(one.at(10.0).affinity(Z, Z), GlobalSelfExpression(10.0).fit(Z).affinity(Z, Z))
+
+
+def test_samples_without_positive_coefficients_have_no_pairs():
+    Z = torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0]])
+    found = GlobalSelfExpression(1.0, positive=True).fit(Z).neighbours(Z, 2)
+    assert found.pairs().counts().tolist() == [1, 1, 0]
+
+
+def test_the_share_of_negative_coefficients_is_that_of_the_dense_ones():
+    Z = codes().float()
+    C = closed_form_coefficients(Z.double(), ridge_weight(Z.double(), 1.0))
+    signed = (C + C.T) / 2
+    best = signed.abs().topk(5, dim=1).indices
+    found = GlobalSelfExpression(1.0).fit(Z).neighbours(Z, 5)
+    assert found.negative == pytest.approx(float((signed.gather(1, best) < 0).double().mean()))
+    assert 0.2 < found.negative < 0.8
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_blocks_of_products_of_either_sign_equal_the_neighbours(positive, monkeypatch):
+    """The search of CUDA in the place of FAISS."""
+    Z = codes().float()
+    one = GlobalSelfExpression(1.0, positive).fit(Z)
+    expected = one.neighbours(Z, 5)
+    monkeypatch.setattr(neighbours, "_faiss_search", lambda base, *_: (torch_search(base, one._size, block=13), 1.0))
+    found = one.neighbours(Z, 5)
+    assert torch.equal(found.index, expected.index)
+    torch.testing.assert_close(found.affinity, expected.affinity)
+
+
 def test_blocks_of_products_equal_the_search():
     """What CUDA uses, run on the CPU."""
     W = codes().float()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,17 @@ from subspan.neighbours import GlobalSelfExpression
 from subspan.pairs import Pairs
 from subspan.pretraining import encode, encode_each
 from subspan.scattering import Scattering2D
-from subspan.selection import FACTOR, GAMMAS, LANDMARKS, Graph, association, choose_encoder, choose_gamma, choose_graph
+from subspan.selection import (
+    FACTOR,
+    GAMMAS,
+    LANDMARKS,
+    Coefficients,
+    Graph,
+    association,
+    choose_encoder,
+    choose_expression,
+    choose_graph,
+)
 
 
 def graph(weights):
@@ -53,22 +65,83 @@ def test_gamma_is_one_with_right_neighbours():
     Z, y = normalize(torch.from_numpy(X - X.mean(0)).float(), dim=1), torch.from_numpy(y)
     found = {g: GlobalSelfExpression(g).fit(Z).neighbours(Z, 10).index for g in GAMMAS}
     precision = {g: float((y[index] == y[:, None]).float().mean()) for g, index in found.items()}
-    gamma, values = choose_gamma(Z, 10, 10)
-    assert gamma == max(values, key=values.get)
+    gamma, positive, value = choose_expression(Z, 10, 10)
+    assert not positive
+    assert value == max(choose_expression(Z, 10, 10, gamma=g).association for g in GAMMAS)
     assert precision[gamma] > max(precision.values()) - 0.01
     assert precision[gamma] > min(precision.values()) + 0.05
+
+
+def opposites(n=300, apart=2.0):
+    """Two wide clusters, one on either side of their mean."""
+    y = torch.arange(n) % 2
+    X = torch.randn(n, 10, generator=torch.Generator().manual_seed(0)) + apart * torch.where(y == 1, 1.0, -1.0)[:, None]
+    return normalize(X - X.mean(0), dim=1), y
+
+
+def test_opposite_clusters_are_told_apart_by_the_sign_of_coefficients():
+    Z, y = opposites()
+    found = choose_expression(Z, 2, 10)
+    assert found.positive
+    index = GlobalSelfExpression(found.gamma, positive=True).fit(Z).neighbours(Z, 10).index
+    assert float((y[index] == y[:, None]).float().mean()) > 0.99
+    assert choose_graph(Z, 2, 10).positive
+    given = choose_expression(Z, 2, 10, positive=False)
+    assert not given.positive
+    assert given.association < found.association
+
+
+def test_a_given_gamma_is_kept_and_the_sign_is_chosen_for_it():
+    Z, _ = opposites()
+    assert choose_expression(Z, 2, 10, gamma=3.0)[:2] == (3.0, True)
+    assert choose_expression(Z, 2, 10, gamma=3.0, positive=False)[:2] == (3.0, False)
+
+
+def test_lines_through_the_origin_are_not_halved():
+    gen = torch.Generator().manual_seed(0)
+    lines = torch.randn(4, 10, generator=gen)
+    X = torch.randn(200, 1, generator=gen) * lines[torch.arange(200) % 4] + 0.01 * torch.randn(200, 10, generator=gen)
+    assert not choose_expression(normalize(X - X.mean(0), dim=1), 4, 10).positive
+
+
+@pytest.mark.parametrize(("share", "tried"), [(0.0005, False), (0.002, True)])
+def test_signs_are_compared_where_some_neighbours_are_negative(monkeypatch, share, tried):
+    Z, _ = opposites()
+    seen, plain = [], GlobalSelfExpression.neighbours
+
+    def neighbours(self, *arguments, **options):
+        seen.append(self.positive)
+        return replace(plain(self, *arguments, **options), negative=share)
+
+    monkeypatch.setattr(GlobalSelfExpression, "neighbours", neighbours)
+    assert choose_expression(Z, 2, 10).positive == tried
+    assert seen == [False] * 4 + [True] * (4 if tried else 0)
+
+
+@pytest.mark.parametrize(("association_of_positive", "chosen"), [(0.96, False), (0.98, True)])
+def test_signs_count_only_where_clusters_are_far_clearer(monkeypatch, association_of_positive, chosen):
+    """With all coefficients 0.05 is left open."""
+    Z, _ = opposites()
+    signs, plain = [], GlobalSelfExpression.neighbours
+    monkeypatch.setattr(
+        GlobalSelfExpression, "neighbours", lambda self, *a, **o: signs.append(self.positive) or plain(self, *a, **o)
+    )
+    monkeypatch.setattr(
+        "subspan.selection.association", lambda pairs, k: association_of_positive if signs[-1] else 0.95
+    )
+    assert choose_expression(Z, 2, 10).positive == chosen
 
 
 def test_near_neighbours_that_share_a_coincidence_are_not_believed(monkeypatch):
     X, y = coincidences()
     Z, y = normalize(torch.from_numpy(X - X.mean(0)), dim=1), torch.from_numpy(y)
-    assert choose_gamma(Z, 6, 10)[0] == 0.1
+    assert choose_expression(Z, 6, 10).gamma == 0.1
     found = choose_graph(Z, 6, 10)
     assert (found.gamma, found.m) == (100.0, 100)
     assert len(found.among) == min(1200, LANDMARKS)
 
-    def precision(gamma, m, among=None):
-        index = GlobalSelfExpression(gamma).fit(Z).neighbours(Z, m, among=among).index
+    def precision(gamma, m, positive=False, among=None):
+        index = GlobalSelfExpression(gamma, positive).fit(Z).neighbours(Z, m, among=among).index
         return float((y[index] == y[:, None]).float().mean())
 
     assert precision(0.1, 10) < 0.5 < 0.9 < precision(*found)
@@ -79,7 +152,7 @@ def test_near_neighbours_that_share_a_coincidence_are_not_believed(monkeypatch):
 def test_near_neighbours_are_believed_where_the_scales_agree():
     X, _ = load_digits(return_X_y=True)
     Z = normalize(torch.from_numpy(X - X.mean(0)).float(), dim=1)
-    near, far = choose_gamma(Z, 10, 10)[0], choose_gamma(Z, 10, 89)[0]
+    near, far = choose_expression(Z, 10, 10).gamma, choose_expression(Z, 10, 89).gamma
     assert max(near, far) < FACTOR * min(near, far)
     assert choose_graph(Z, 10, 10) == Graph(near, 10)
 
@@ -89,7 +162,8 @@ def test_near_neighbours_are_doubted_only_where_gamma_differs_much(monkeypatch, 
     """The samples are those whose near neighbours mislead."""
     X, _ = coincidences()
     Z = normalize(torch.from_numpy(X - X.mean(0)), dim=1)
-    monkeypatch.setattr("subspan.selection.choose_gamma", lambda Z, k, m: (0.1 if m == 10 else far, {}))
+    choices = {10: Coefficients(0.1, False, 1.0), 100: Coefficients(far, False, 1.0)}
+    monkeypatch.setattr("subspan.selection.choose_expression", lambda Z, k, m, positive: choices[m])
     assert (choose_graph(Z, 6, 10).among is None) == believed
 
 
@@ -97,14 +171,16 @@ def test_near_neighbours_are_believed_where_their_clusters_are_some_at_the_other
     """gamma is said to differ by a factor of a hundred, but the clusters are the same."""
     X = np.random.default_rng(0).standard_normal((300, 10)) + 8 * np.eye(10)[np.arange(300) % 3]
     Z = normalize(torch.from_numpy(X - X.mean(0)).float(), dim=1)
-    monkeypatch.setattr("subspan.selection.choose_gamma", lambda Z, k, m: (1.0 if m == 10 else 100.0, {}))
+    choices = {10: Coefficients(1.0, False, 1.0), 50: Coefficients(100.0, False, 1.0)}
+    monkeypatch.setattr("subspan.selection.choose_expression", lambda Z, k, m, positive: choices[m])
     assert choose_graph(Z, 3, 10) == Graph(1.0, 10)
 
 
 def test_few_samples_of_a_cluster_have_no_other_scale():
     X, _ = coincidences(n=90)
     Z = normalize(torch.from_numpy(X - X.mean(0)), dim=1)
-    assert choose_graph(Z, 6, 7) == Graph(choose_gamma(Z, 6, 7)[0], 7)
+    found = choose_expression(Z, 6, 7)
+    assert choose_graph(Z, 6, 7) == Graph(found.gamma, 7, found.positive)
 
 
 def test_scattering_is_chosen_for_digits():

@@ -11,7 +11,7 @@ from torch import Tensor
 from subspan.errors import InvalidInputError
 
 
-def subspace_affinity(C: Tensor, *, symmetric: bool = False) -> Tensor:
+def subspace_affinity(C: Tensor, *, symmetric: bool = False, positive: bool = False) -> Tensor:
     """Subspace affinity ``A_s`` (Eq. 4, normalised as in Sec. 4 of the paper).
 
     ``(|C| + |C|^T) / 2`` with every row divided by its own largest off-diagonal entry, and ones on the diagonal.
@@ -23,6 +23,8 @@ def subspace_affinity(C: Tensor, *, symmetric: bool = False) -> Tensor:
         Self-expression coefficients. The diagonal is ignored.
     symmetric : bool
         Return ``(A_s + A_s^T) / 2``.
+    positive : bool
+        Negative coefficients count as zero instead of by their size.
 
     Returns
     -------
@@ -35,7 +37,7 @@ def subspace_affinity(C: Tensor, *, symmetric: bool = False) -> Tensor:
         ``C`` is not a square matrix.
     """
     _check_square(C, "C")
-    A = C.abs()
+    A = C.clamp_min(0.0) if positive else C.abs()
     A = (A + A.T).fill_diagonal_(0.0)  # the 1/2 cancels in the division
     top = A.amax(dim=1, keepdim=True)  # (n, 1)
     top = torch.where(top > 0, top, 1.0)

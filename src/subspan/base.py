@@ -39,8 +39,8 @@ from subspan._validation import (
 from subspan.checkpoint import Checkpoint, saved_seed, write_tensors
 from subspan.errors import CheckpointError, InvalidInputError
 
-FORMAT = 4  # of saved models; 2: heads hold the sizes that they expect, NCSC its gamma; 3: scattering knows contrast;
-# 4: both scales of scattering are averages of the same maps
+FORMAT = 5  # of saved models; 2: heads hold the sizes that they expect, NCSC its gamma; 3: scattering knows contrast;
+# 4: both scales of scattering are averages of the same maps; 5: NCSC knows what negative coefficients count
 PREDICT_BATCH = 5000
 
 

@@ -8,6 +8,10 @@ affinity ::
 
 needs the d x d matrix S only, a sum over samples. With ``M = L L^T`` the largest entries of a row are found by a search
 for the largest inner products of the whitened codes ``w_i = L^T z_i``.
+
+Eq. 4 takes ``|c_ij|``: a sample and its opposite lie in one subspace. Seen from the mean of all samples two clusters
+can be opposites too, and then only positive coefficients should join samples (``positive=True``): negative ones count
+as zero.
 """
 
 from __future__ import annotations
@@ -44,11 +48,14 @@ class Neighbours:
         ``a_ij``.
     recall : float
         Share of the true neighbours that the search found, measured on a sample; 1 for the exact search.
+    negative : float
+        Share of the neighbours whose coefficient is negative.
     """
 
     index: Tensor
     affinity: Tensor
     recall: float = 1.0
+    negative: float = 0.0
 
     def pairs(self, u: float = 0.0) -> Pairs:
         """Positive pairs: rows divided by their maximum (Eq. 4) and cut at ``A_s > u`` (Eq. 6)."""
@@ -64,6 +71,8 @@ class GlobalSelfExpression:
     ----------
     gamma : float, above 0
         Ridge weight relative to the mean eigenvalue of S: ``rho = gamma trace(S) / d``.
+    positive : bool
+        Negative coefficients count as zero.
 
     Attributes
     ----------
@@ -74,10 +83,10 @@ class GlobalSelfExpression:
         Lower triangular L with ``L L^T = M``.
     """
 
-    def __init__(self, gamma: float):
+    def __init__(self, gamma: float, positive: bool = False):
         if not (math.isfinite(gamma) and gamma > 0):
             raise InvalidInputError(f"gamma is {gamma!r}; give a number above 0.")
-        self.gamma = gamma
+        self.gamma, self.positive = gamma, positive
 
     def fit(self, Z: Tensor | Iterable[Tensor]) -> GlobalSelfExpression:
         """Sum S over the codes, given whole (n, d) or in batches (b, d), in one pass and in float64.
@@ -101,9 +110,9 @@ class GlobalSelfExpression:
         self.S, self.n_seen = S, n
         return self._solve()
 
-    def at(self, gamma: float) -> GlobalSelfExpression:
-        """The same of the same samples, with another gamma; S is not summed again."""
-        other = GlobalSelfExpression(gamma)
+    def at(self, gamma: float, positive: bool = False) -> GlobalSelfExpression:
+        """The same of the same samples, with other parameters; S is not summed again."""
+        other = GlobalSelfExpression(gamma, positive)
         other.S, other.n_seen = self.S, self.n_seen
         return other._solve()
 
@@ -131,7 +140,10 @@ class GlobalSelfExpression:
     def affinity(self, Z_i: Tensor, Z_j: Tensor) -> Tensor:
         """``a_ij`` (a, b) between codes Z_i (a, d) and Z_j (b, d) of samples that ``fit`` saw, no sample twice."""
         (W_i, slack_i), (W_j, slack_j) = self.whiten(Z_i), self.whiten(Z_j)
-        return (W_i @ W_j.T).abs() * (slack_i[:, None] + slack_j) / 2
+        return self._size(W_i @ W_j.T) * (slack_i[:, None] + slack_j) / 2
+
+    def _size(self, product: Tensor) -> Tensor:
+        return product.clamp_min(0.0) if self.positive else product.abs()
 
     def neighbours(
         self,
@@ -144,8 +156,8 @@ class GlobalSelfExpression:
         """The m largest affinities of each of the n samples.
 
         Products are searched for with FAISS (on CUDA with torch) and the 2 m best are ranked by the exact ``a_ij``.
-        Large negative products count as much as positive ones; they are searched for if any of them is among the m
-        best of a sample of queries.
+        Large negative products count as much as positive ones, unless ``positive``; they are searched for if any of
+        them is among the m best of a sample of queries.
 
         Parameters
         ----------
@@ -174,19 +186,20 @@ class GlobalSelfExpression:
         m, others = int(m), len(base) - 1  # FAISS takes no integers of NumPy
         m, wide = min(m, others), min(2 * m, others) + 1  # one more for the sample itself
         if W.is_cuda:
-            search, recall = torch_search(base), 1.0
+            search, recall = torch_search(base, self._size), 1.0
         else:
             exact = method == "exact" or (method == "auto" and len(base) <= EXACT)
             some = torch.randperm(n, generator=gen or generator(0))[:SAMPLE]
-            search, recall = _faiss_search(base, W[some], m + 1, exact)
+            search, recall = _faiss_search(base, W[some], m + 1, exact, self.positive)
         index = torch.empty(n, m, dtype=torch.int64, device=W.device)
-        affinity = W.new_empty(n, m)
+        affinity, negative = W.new_empty(n, m), 0
         for rows in iter_slices(n, BLOCK):
             j, product = search(W[rows], wide)
             if among is not None:
                 j = torch.where(j < 0, j, among[j])
-            index[rows], affinity[rows] = _rank((j, product), rows.start, slack, m)
-        return Neighbours(index, affinity, recall)
+            index[rows], affinity[rows], below = _rank(j, product, self._size(product), rows.start, slack, m)
+            negative += below
+        return Neighbours(index, affinity, recall, negative / max(n * m, 1))
 
 
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]  # (queries, m) -> index and product of candidates
@@ -200,14 +213,14 @@ def both_signs(W: Tensor, queries: Tensor, m: int) -> tuple[Tensor, Tensor]:
     return index.gather(1, order), product.gather(1, order)
 
 
-def torch_search(W: Tensor, block: int = 2048) -> Search:
-    """Exact search for the m largest ``|w_i . w_j|`` with dense blocks of products, for CUDA."""
+def torch_search(W: Tensor, size: Callable[[Tensor], Tensor] = torch.abs, block: int = 2048) -> Search:
+    """Exact search for the m products ``w_i . w_j`` of largest size with dense blocks of products, for CUDA."""
 
     def search(queries: Tensor, m: int) -> tuple[Tensor, Tensor]:
         index, product = [], []
         for rows in queries.split(block):
             P = rows @ W.T
-            best = P.abs().topk(m, dim=1).indices
+            best = size(P).topk(m, dim=1).indices
             index.append(best)
             product.append(P.gather(1, best))
         return torch.cat(index), torch.cat(product)
@@ -218,11 +231,11 @@ def torch_search(W: Tensor, block: int = 2048) -> Search:
 SignedSearch = Callable[..., tuple[Tensor, Tensor]]  # (queries, m, sign) -> index and product, sign * it falling
 
 
-def _faiss_search(W: Tensor, some: Tensor, m: int, exact: bool) -> tuple[Search, float]:
+def _faiss_search(W: Tensor, some: Tensor, m: int, exact: bool, positive: bool) -> tuple[Search, float]:
     """Search of candidates with FAISS, for negative products only where the rows ``some`` have any; its recall."""
-    truth = both_signs(W, some, m)
+    truth = _exact_search(W)(some, m) if positive else both_signs(W, some, m)
     signed = _exact_search(W) if exact else _inverted_file(W, some, m)
-    negative = bool((truth[1] < 0).any())
+    negative = not positive and bool((truth[1] < 0).any())
 
     def search(queries: Tensor, m: int) -> tuple[Tensor, Tensor]:
         found = signed(queries, m)
@@ -278,15 +291,15 @@ def _merge(positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor]) -> 
     return index, product
 
 
-def _rank(found: tuple[Tensor, Tensor], first: int, slack: Tensor, m: int) -> tuple[Tensor, Tensor]:
+def _rank(j: Tensor, product: Tensor, size: Tensor, first: int, slack: Tensor, m: int) -> tuple[Tensor, Tensor, int]:
     """The m largest ``a_ij`` of the candidates of samples ``first``, ``first + 1``, ..., without the sample itself.
 
-    A candidate of index -1 is missing; where too few are left, the next sample takes the place with affinity 0.
+    A candidate of index -1 is missing; where too few are left, the next sample takes the place with affinity 0. Also
+    returns how many of them have a negative product.
     """
-    j, product = found
     own = torch.arange(first, first + len(j), device=j.device)[:, None]
-    a = product.abs() * (slack[own] + slack[j.clamp_min(0)]) / 2
+    a = size * (slack[own] + slack[j.clamp_min(0)]) / 2
     a[(j == own) | (j < 0)] = 0.0
     a, order = a.topk(m, dim=1)
-    j = j.gather(1, order)
-    return torch.where((j < 0) | (j == own), (own + 1) % len(slack), j), a
+    j, negative = j.gather(1, order), (product.gather(1, order) < 0) & (a > 0)
+    return torch.where((j < 0) | (j == own), (own + 1) % len(slack), j), a, int(negative.sum())

@@ -116,7 +116,12 @@ def local_batches(Z: Tensor, batch_size: int, gen: torch.Generator) -> list[Tens
 
 @torch.no_grad()
 def find_positives(
-    Z: Tensor, batches: Iterable[Tensor], layer: SelfExpression, u: float, limit: int = MAX_POSITIVES
+    Z: Tensor,
+    batches: Iterable[Tensor],
+    layer: SelfExpression,
+    u: float,
+    limit: int = MAX_POSITIVES,
+    positive: bool = False,
 ) -> Pairs:
     """Pairs with ``A_s > u`` (Eqs. 4 and 6) where ``C`` is that of each batch.
 
@@ -130,11 +135,13 @@ def find_positives(
     u : float in [0, 1]
     limit : int
         Largest number of partners kept per sample and batch.
+    positive : bool
+        Negative coefficients count as zero.
     """
     entries = []
     for b, batch in enumerate(batches):
         batch = batch.to(Z.device)
-        A_s = subspace_affinity(layer.coefficients(Z[batch], b)).fill_diagonal_(0.0)
+        A_s = subspace_affinity(layer.coefficients(Z[batch], b), positive=positive).fill_diagonal_(0.0)
         weight, j = A_s.topk(min(limit, len(batch) - 1), dim=1)
         row, column = (weight > u).nonzero(as_tuple=True)
         entries.append((batch[row], batch[j[row, column]], weight[row, column]))

@@ -8,6 +8,10 @@ whatever the partition, and the bound falls.
 The few nearest neighbours of a sample can be coincidences: two texts with a rare word in common. Then they fall into
 clear clusters that say nothing about who is near at the scale of a cluster, half of whose samples are looked at for
 that (:func:`choose_graph`).
+
+Eq. 4 takes the size of coefficients, since a subspace holds the opposite of each of its samples. Other clusters do not,
+and codes are centred: two clusters on opposite sides of the mean express each other, negatively. Then the graph without
+negative coefficients falls into clusters far more clearly (:func:`choose_expression`).
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -23,7 +28,7 @@ from subspan._random import generator
 from subspan._validation import Samples
 from subspan.encoders import Encoder
 from subspan.merging import label_information
-from subspan.neighbours import GlobalSelfExpression
+from subspan.neighbours import GlobalSelfExpression, Neighbours
 from subspan.pairs import Pairs
 from subspan.pretraining import encode_each, fitted_samples
 from subspan.spectral import spectral_embedding, spectral_labels
@@ -31,6 +36,8 @@ from subspan.spectral import spectral_embedding, spectral_labels
 SAMPLES = 5000  # that are looked at
 GAMMAS = (0.1, 1.0, 10.0, 100.0)
 LANDMARKS, FAR = 3000, 150  # samples that are looked at at the scale of a cluster, and neighbours of each at most
+NEGATIVE = 0.001  # share of the neighbours with negative coefficients from which it matters what these count,
+CLEARER = 0.75  # and what positive ones alone may leave open at most, of 1 - association, if they alone count
 FACTOR = 100.0  # by which gamma must differ at that scale before near neighbours are doubted,
 MISLED = 0.75  # and what their clusters tell there, as a share of what can be told, if they mislead
 PAIRS = 3_000_000  # of all samples with far neighbours, but m for each at least
@@ -41,10 +48,22 @@ def association(pairs: Pairs, k: int) -> float:
     return float(1 - spectral_embedding(pairs.symmetric(), min(k, pairs.n), seed=0)[0].mean())
 
 
-def choose_gamma(Z: Tensor, k: int, m: int) -> tuple[float, dict[float, float]]:
-    """The gamma with the largest :func:`association` of the graph of m neighbours, and the value at each.
+class Coefficients(NamedTuple):
+    """Which coefficients make a graph of neighbours, see :func:`choose_expression`."""
 
-    At most 5000 samples are looked at.
+    gamma: float
+    positive: bool  # negative ones count as zero
+    association: float
+
+
+def choose_expression(
+    Z: Tensor, k: int, m: int, gamma: float | None = None, positive: bool | None = None
+) -> Coefficients:
+    """gamma with the largest :func:`association` of the graph of m neighbours, and whether positive ones alone count.
+
+    Negative ones count by their size, as in Eq. 4, unless they are more than one in a thousand neighbours and the graph
+    without them leaves at most 0.75 as much open of what an association of one would be. It must not fall into more
+    than k separate pieces, as the halves of lines through the mean would. At most 5000 samples are looked at.
 
     Parameters
     ----------
@@ -52,11 +71,27 @@ def choose_gamma(Z: Tensor, k: int, m: int) -> tuple[float, dict[float, float]]:
         Codes.
     k, m : int
         Clusters, and neighbours of each sample.
+    gamma : float, optional
+    positive : bool, optional
+        Given ones are not chosen.
     """
     Z = Z[_some(len(Z)).to(Z.device)]
     fitted = GlobalSelfExpression(1.0).fit(Z)
-    values = {g: association(_graph(fitted.at(g), Z, m), k) for g in GAMMAS}
-    return max(values, key=lambda g: values[g]), values
+    gammas = GAMMAS if gamma is None else (gamma,)
+
+    def best(positive: bool) -> tuple[Coefficients, Neighbours]:
+        found = []
+        for g in gammas:
+            neighbours = fitted.at(g, positive).neighbours(Z, m, gen=generator(0))
+            found.append((Coefficients(g, positive, association(neighbours.pairs(), k)), neighbours))
+        return max(found, key=lambda one: one[0].association)
+
+    chosen, neighbours = best(bool(positive))
+    if positive is not None or neighbours.negative < NEGATIVE:
+        return chosen
+    other, neighbours = best(True)
+    clearer = 1 - other.association < CLEARER * (1 - chosen.association)
+    return other if clearer and connected_components(neighbours.pairs().symmetric())[0] <= k else chosen
 
 
 class Graph(NamedTuple):
@@ -64,15 +99,16 @@ class Graph(NamedTuple):
 
     gamma: float
     m: int  # neighbours of each sample,
+    positive: bool = False  # without negative coefficients,
     among: Tensor | None = None  # and the samples that may be neighbours; None: all
 
 
-def choose_graph(Z: Tensor, k: int, m: int) -> Graph:
+def choose_graph(Z: Tensor, k: int, m: int, positive: bool | None = None) -> Graph:
     """gamma, and the neighbours of each of the n samples: the m nearest, unless these mislead.
 
-    gamma is chosen twice: for m neighbours, and for as many as half a cluster has among at most 3000 landmarks. Where
-    the two differ by a factor of 100 or more, spectral clustering of either graph of the landmarks shows whether the
-    near clusters are any at the other scale: what they tell about the far neighbours
+    gamma is chosen twice (:func:`choose_expression`): for m neighbours, and for as many as half a cluster has among at
+    most 3000 landmarks. Where the two differ by a factor of 100 or more, spectral clustering of either graph of the
+    landmarks shows whether the near clusters are any at the other scale: what they tell about the far neighbours
     (:func:`~subspan.merging.label_information`) is compared with what the far clusters tell. Below 0.75 of it, the
     neighbours of all samples are sought among the landmarks, of more than 20,000 samples fewer for each, so that memory
     does not grow.
@@ -83,18 +119,22 @@ def choose_graph(Z: Tensor, k: int, m: int) -> Graph:
         Codes.
     k, m : int
         Clusters, and near neighbours.
+    positive : bool, optional
+        Whether negative coefficients count as zero; chosen if left out.
     """
-    near = Graph(choose_gamma(Z, k, m)[0], m)
+    found = choose_expression(Z, k, m, positive=positive)
+    near = Graph(found.gamma, m, found.positive)
     among = landmarks(len(Z)).to(Z.device)
     scale = _scale(len(Z), k)
     if scale <= m:
         return near
     some = Z[among]
-    far = Graph(choose_gamma(some, k, scale)[0], scale, among)
+    found = choose_expression(some, k, scale, positive=positive)
+    far = Graph(found.gamma, scale, found.positive, among)
     if max(near.gamma, far.gamma) < FACTOR * min(near.gamma, far.gamma):
         return near
     fitted = GlobalSelfExpression(1.0).fit(some)
-    graphs = [_graph(fitted.at(graph.gamma), some, graph.m) for graph in (near, far)]
+    graphs = [_graph(fitted.at(graph.gamma, graph.positive), some, graph.m) for graph in (near, far)]
     labels = [torch.from_numpy(spectral_labels(pairs.symmetric(), k, seed=0)) for pairs in graphs]
     told = [label_information(one.to(Z.device), graphs[1], k) for one in labels]
     if told[0] >= MISLED * told[1]:
@@ -141,8 +181,7 @@ def choose_encoder(
     some = samples.subset(_some(samples.n, limit))
     scores = {}
     for name, z in encode_each(some, encoders, device):
-        gamma, values = choose_gamma(normalize(z - z.mean(dim=0), dim=1), k, m)
-        scores[name] = values[gamma]
+        scores[name] = choose_expression(normalize(z - z.mean(dim=0), dim=1), k, m).association
     return max(scores, key=lambda name: scores[name]), scores
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +17,10 @@ from subspan.augment import augment
 from subspan.encoders import make_encoder
 from subspan.errors import InvalidInputError
 from subspan.merging import UNEVEN, Consensus, are_groups
+from subspan.methods import _ncsc_stages as stages
 from subspan.methods._ncsc_classifiers import ClassifierStage, Worth, head_scores
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
+from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_settling import SettlingStage
 from subspan.methods._ncsc_stages import CollaborationStage
 from subspan.multiscale import MultiScaleScattering
@@ -164,13 +167,76 @@ def test_what_was_chosen_is_kept_by_a_stage_that_is_tried_again():
     setting = a_setting(X, 6)
     pairs = setting.positives(0.0, torch.Generator())
     chosen = setting.chosen.values.clone()
-    assert chosen.tolist() == [100.0, 100.0, 1200.0]
+    assert chosen.tolist() == [100.0, 100.0, 0.0, 1200.0]
     setting.chosen.values.zero_()  # the state in which the stage began
     assert setting.positives(0.0, torch.Generator()) is pairs
     assert torch.equal(setting.chosen.values, chosen)
     other = a_setting(X, 6, setting.chosen)  # another process
     assert other.layer.gamma == 100.0
     assert torch.equal(other.positives(0.0, torch.Generator()).partners, pairs.partners)
+
+
+def opposites(n=200, p=12, seed=0):
+    """Two wide clusters, one on either side of the mean of all samples."""
+    rng, y = np.random.default_rng(seed), np.arange(n) % 2
+    return (rng.standard_normal((n, p)) + np.where(y, 2.0, -2.0)[:, None]).astype(np.float32), y
+
+
+@pytest.mark.parametrize("gamma", ["auto", 10.0])
+def test_clusters_on_opposite_sides_of_the_mean_are_not_joined(tmp_path, gamma):
+    """Their samples express each other, negatively, which Eq. 4 takes for closeness."""
+    X, y = opposites()
+    model = NCSC(2, gamma=gamma, **FAST).fit(X)
+    assert model.positive_ is True
+    assert evaluate(y, model.labels_)["acc"] > 0.97
+    sized = NCSC(2, gamma=gamma, positive=False, **FAST).fit(X)
+    assert sized.positive_ is False
+    assert evaluate(y, sized.labels_)["acc"] < 0.7
+    other = y[:40, None] != y[:40]
+    assert model.affinities(X, range(40))[0][other].max() < 0.1 < 0.9 < sized.affinities(X, range(40))[0][other].max()
+    model.save(tmp_path)
+    again = load(tmp_path)
+    assert again.positive_ is True
+    assert np.array_equal(again.affinities(X, range(40))[0], model.affinities(X, range(40))[0])
+
+
+def test_subspaces_hold_the_opposites_of_their_samples():
+    X, y = planted(k=3, n=240, dim=1, p=20)
+    model = NCSC(3, **FAST).fit(X)
+    assert model.positive_ is False
+    assert evaluate(y, model.labels_)["acc"] > 0.97
+
+
+def test_what_negative_coefficients_count_is_kept_by_a_run_that_goes_on(tmp_path):
+    X, _ = opposites()
+    whole = NCSC(2, **FAST, checkpoint_dir=tmp_path).fit(X)
+    again = NCSC(2, **FAST, checkpoint_dir=tmp_path, resume=True).fit(X)
+    assert (again.positive_, again.gamma_) == (whole.positive_, whole.gamma_) == (True, whole.gamma_)
+    assert np.array_equal(again.affinities(X)[0], whole.affinities(X)[0])
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_joint_training_and_batches_count_negative_coefficients_alike(monkeypatch, positive):
+    X, y = opposites(n=80)
+    seen = []
+    plain = stages.subspace_affinity
+    monkeypatch.setattr(
+        stages, "subspace_affinity", lambda C, **options: seen.append(options["positive"]) or plain(C, **options)
+    )
+    epochs = FAST["epochs"] | {"collaboration": 1, "autoencoder": 1}
+    model = NCSC(2, recipe="paper", encoder="identity", positive=positive, **(FAST | {"epochs": epochs})).fit(X)
+    assert (set(seen), model.positive_) == ({positive}, positive)
+    setting = replace(a_setting(X, 2), positive=positive, batch_size=80)
+    setting.encode_all()
+    pairs = Setting.positives(setting, 0.3, torch.Generator())
+    wrong = float((y[pairs.rows()] != y[pairs.partners]).mean())
+    assert wrong < 0.1 if positive else wrong > 0.3
+
+
+def test_positive_is_a_word_or_a_truth():
+    with pytest.raises(InvalidInputError, match="positive is 'some'"):
+        NCSC(3, positive="some").fit(np.random.default_rng(0).normal(size=(30, 4)))
+    assert NCSC(2, positive=np.True_, **FAST).fit(opposites()[0]).positive_ is True
 
 
 def a_setting(X, k, *chosen):

@@ -16,36 +16,38 @@ from subspan._random import generator
 from subspan.methods._ncsc_setting import Setting
 from subspan.neighbours import GlobalSelfExpression, Neighbours
 from subspan.pairs import Pairs
-from subspan.selection import Graph, choose_gamma, choose_graph, landmarks
+from subspan.selection import Graph, choose_expression, choose_graph, landmarks
 
 NEIGHBOURS = (3, 10)  # fewest and most per sample
 
 
 class ChosenGraph(nn.Module):
-    """gamma and the numbers of neighbours and landmarks as tensors: a run that goes on keeps what it has chosen."""
+    """The graph, with the number of landmarks, as a tensor: a run that goes on keeps what it has chosen."""
 
     values: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("values", torch.zeros(3, dtype=torch.float64))  # gamma 0: nothing yet
+        self.register_buffer("values", torch.zeros(4, dtype=torch.float64))  # gamma 0: nothing yet
 
     def write(self, graph: Graph) -> None:
         among = 0 if graph.among is None else len(graph.among)
-        self.values.copy_(torch.tensor([graph.gamma, graph.m, among], dtype=torch.float64))
+        self.values.copy_(torch.tensor([graph.gamma, graph.m, graph.positive, among], dtype=torch.float64))
 
     def read(self, n: int) -> Graph | None:
         """What was written, for n samples."""
-        gamma, m, among = self.values.tolist()
-        return Graph(gamma, int(m), landmarks(n).to(self.values.device) if among else None) if gamma else None
+        gamma, m, positive, among = self.values.tolist()
+        if not gamma:
+            return None
+        return Graph(gamma, int(m), bool(positive), landmarks(n).to(self.values.device) if among else None)
 
 
 @dataclass
 class GlobalSetting(Setting):
     """What the stages share, with positive pairs from the whole data set.
 
-    ``gamma=None`` is chosen by :func:`subspan.selection.choose_gamma`, or together with the number of neighbours, where
-    that is open as well, by :func:`subspan.selection.choose_graph`.
+    ``gamma=None`` and ``positive=None`` are chosen by :func:`subspan.selection.choose_expression`, or together with the
+    number of neighbours, where that and gamma are open, by :func:`subspan.selection.choose_graph`.
     """
 
     n_neighbors: int = NEIGHBOURS[1]
@@ -62,7 +64,7 @@ class GlobalSetting(Setting):
         if self.graph is None:  # a run that goes on
             self.graph = self.chosen.read(self.samples.n)
         if self.graph is not None:
-            self.layer.gamma = self.graph.gamma
+            self.layer.gamma, self.positive = self.graph.gamma, self.graph.positive
 
     def positives(self, u: float, gen: torch.Generator) -> Pairs:
         if self.searched is not self.codes:
@@ -80,17 +82,20 @@ class GlobalSetting(Setting):
         Z = self.normalise(self.codes)
         if self.graph is None:
             self.graph = self._choose(Z)
-        gamma, m, among = self.graph
-        self.layer.gamma = gamma
-        self.neighbours = GlobalSelfExpression(gamma).fit(Z).neighbours(Z, m, gen=generator(0), among=among)
+        gamma, m, positive, among = self.graph
+        self.layer.gamma, self.positive = gamma, positive
+        fitted = GlobalSelfExpression(gamma, positive).fit(Z)
+        self.neighbours = fitted.neighbours(Z, m, gen=generator(0), among=among)
         self.searched, self.found = self.codes, {}
 
     def _choose(self, Z: Tensor) -> Graph:
-        if self.gamma is not None:
-            return Graph(self.gamma, self.n_neighbors)
+        k, m = self.n_clusters, self.n_neighbors
         if self.open_neighbors:
-            return choose_graph(Z, self.n_clusters, self.n_neighbors)
-        return Graph(choose_gamma(Z, self.n_clusters, self.n_neighbors)[0], self.n_neighbors)
+            return choose_graph(Z, k, m, self.positive)
+        if self.gamma is not None and self.positive is not None:
+            return Graph(self.gamma, m, self.positive)
+        found = choose_expression(Z, k, m, self.gamma, self.positive)
+        return Graph(found.gamma, m, found.positive)
 
 
 def count_neighbours(n: int, n_clusters: int) -> int:

@@ -27,8 +27,8 @@ from subspan.self_expression import learned_bytes
 from subspan.training import Phase
 
 AUTO: dict[str, dict[str, Any]] = {
-    "paper": {"gamma": 30.0, "u": 0.9, "balance": (4.0, 1.0), "n_starts": 5},
-    "global": {"gamma": None, "u": 0.0, "balance": (4.0, 0.5), "n_starts": 0},
+    "paper": {"gamma": 30.0, "positive": False, "u": 0.9, "balance": (4.0, 1.0), "n_starts": 5},
+    "global": {"gamma": None, "positive": None, "u": 0.0, "balance": (4.0, 0.5), "n_starts": 0},
 }
 EPOCHS = {"autoencoder": 30, "subspace": 1, "starts": 8, "classifier": 6, "settling": 8, "collaboration": 3}
 LEFT_OUT = {"paper": "settling", "global": "collaboration"}  # unless its epochs are given
@@ -87,6 +87,8 @@ def check_parameters(p: Mapping[str, Any]) -> None:
         check_single(name, p[name])
     if p["gamma"] != "auto":
         check_number("gamma", p["gamma"], 1e-12)
+    if not isinstance(p["positive"], (bool, np.bool_)):
+        check_choice("positive", p["positive"], ("auto",))
     if p["n_neighbors"] != "auto":
         check_integer("n_neighbors", p["n_neighbors"], 1)
     for name, low, high in (("l", 0, 1), ("overcluster", 1, math.inf), ("lambda_cl", 0, math.inf)):

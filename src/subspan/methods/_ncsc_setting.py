@@ -40,6 +40,7 @@ class Setting:
     prior: Tensor | None
     compression: float | None
     lambda_cl: float
+    positive: bool | None = False  # negative coefficients count as zero; None: not known yet
     augmentation: dict[str, Any] | None = None
     fixed_batches: list[Tensor] | None = None  # of a learned C
     codes: Tensor = field(default_factory=lambda: torch.empty(0))  # of all samples, while the encoder rests
@@ -61,7 +62,9 @@ class Setting:
 
     def positives(self, u: float, gen: torch.Generator) -> Pairs:
         """Pairs with ``A_s > u`` by self-expression within the batches."""
-        return find_positives(self.normalise(self.codes), self.batches(gen), self.layer, u)
+        return find_positives(
+            self.normalise(self.codes), self.batches(gen), self.layer, u, positive=bool(self.positive)
+        )
 
     def most_pairs(self) -> int:
         """Positive pairs of a sample at most."""

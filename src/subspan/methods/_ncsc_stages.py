@@ -96,7 +96,7 @@ class CollaborationStage(Phase):
         z = s.encoder.encode(x)
         Z = s.normalise(z)
         terms = eq9_terms(s, x, z, Z, number)  # Eq. 9
-        A_s = subspace_affinity(s.layer.coefficients(Z, number))  # Eq. 4
+        A_s = subspace_affinity(s.layer.coefficients(Z, number), positive=bool(s.positive))  # Eq. 4
         log_p = self.head(z).log_softmax(dim=-1)[0]
         i, j, weight = find_pairs(A_s, s.u[1], s.most_pairs())
         # index_select, not indexing: the gradient of the latter is summed by threads in any order

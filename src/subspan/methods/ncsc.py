@@ -103,6 +103,10 @@ class NCSC(Clusterer):
     gamma : float or "auto"
         Ridge weight of self-expression relative to the mean eigenvalue of ``Z^T Z`` (deviation 4). "auto": 30 (paper),
         or chosen as the encoder is, see :func:`subspan.selection.choose_graph` (global).
+    positive : bool or "auto"
+        Negative coefficients of Eq. 4 count as zero, not by their size (deviation 10). "auto": no (paper), or where
+        the graph of neighbours then falls far more clearly into k clusters (global), see
+        :func:`subspan.selection.choose_expression`.
     n_neighbors : int or "auto"
         Positive pairs per sample at most (global). "auto": half an average cluster, from 3 to 10; where these mislead
         and gamma is open too, up to 150 among 3000 landmarks, see :func:`subspan.selection.choose_graph`.
@@ -167,7 +171,7 @@ class NCSC(Clusterer):
     history_ : list of dict
     stop_reasons_ : dict
     encoder_, head_ : torch modules
-    gamma_, n_neighbors_ : float and int
+    gamma_, n_neighbors_, positive_ : float, int and bool
         As they were chosen.
     encoder_scores_ : dict
         What ``encoder="auto"`` was chosen by.
@@ -199,6 +203,9 @@ class NCSC(Clusterer):
     9. *Training.* The paper gives rates, but no batch size of pre-training and no schedule: 256 samples; in stage 2
        the rate rises over the first 30 % and falls to zero along a cosine, and a step sees samples drawn from all
        data, not a batch of 5000.
+    10. *Negative coefficients.* Eq. 4 takes their size: a subspace holds the opposite of each of its samples. But codes
+       are centred (6), and clusters that are no subspaces can lie on opposite sides of the mean, as any two do that
+       are all there is. Then their samples express each other, negatively, and must not be joined by that.
 
     References
     ----------
@@ -213,6 +220,7 @@ class NCSC(Clusterer):
     head_width: int | None = None
     self_expression: str = "closed-form"
     gamma: Any = "auto"
+    positive: Any = "auto"
     n_neighbors: Any = "auto"
     batch_size: int = 5000
     batches: str = "local"
@@ -279,6 +287,7 @@ class NCSC(Clusterer):
         self.encoder_, self.head_ = encoder.eval(), head.eval()
         setting.encode_all()
         self.center_, self.gamma_, self.n_neighbors_ = setting.center, setting.layer.gamma, setting.most_pairs()
+        self.positive_ = bool(setting.positive)
         scores = head_scores(head, setting.codes)[0]
         if not bool(scores.isfinite().all()):
             raise DivergenceError("the scores of the trained classifier are not finite: lower the learning rates")
@@ -304,6 +313,7 @@ class NCSC(Clusterer):
             "prior": prior,
             "compression": COMPRESSION[sizes],
             "lambda_cl": self.lambda_cl,
+            "positive": self._auto("positive"),
             "augmentation": self.augmentation,
             "fixed_batches": fixed,
         }
@@ -360,7 +370,8 @@ class NCSC(Clusterer):
         with torch.no_grad():
             z = self.encoder_.encode(x)
             Z = nn.functional.normalize(z - self.center_, dim=1)
-            A_s = subspace_affinity(ClosedFormSelfExpression(self.gamma_).coefficients(Z))
+            C = ClosedFormSelfExpression(self.gamma_).coefficients(Z)
+            A_s = subspace_affinity(C, positive=self.positive_)
             A_c = classifier_affinity(normalise_scores(self.head_(z)[0].softmax(dim=-1)))
         return A_s.cpu().numpy(), A_c.cpu().numpy()
 
@@ -380,6 +391,7 @@ class NCSC(Clusterer):
             "encoder": "by the data" if self._is_open(samples) else encoder.name,
             "head": self._heads(encoder, 1, self.n_clusters).name,
             "gamma": self._auto("gamma") or "by the data",
+            "positive": "by the data" if self._auto("positive") is None else bool(self._auto("positive")),
             "n_starts": self._auto("n_starts"),
             "overcluster": self._n_fine(samples.n) / self.n_clusters,
         }
@@ -430,13 +442,13 @@ class NCSC(Clusterer):
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         modules: dict[str, Encoder | Heads] = {"encoder": self.encoder_, "head": self.head_}
         tensors = module_tensors(modules) | {"center": self.center_}
-        found = {"gamma": self.gamma_, "n_neighbors": self.n_neighbors_}
+        found = {"gamma": self.gamma_, "n_neighbors": self.n_neighbors_, "positive": self.positive_}
         return tensors, {m: module.config() for m, module in modules.items()} | found
 
     def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         device = self._device
         self.center_ = tensors.pop("center").to(device)
-        self.gamma_, self.n_neighbors_ = extra["gamma"], extra["n_neighbors"]
+        self.gamma_, self.n_neighbors_, self.positive_ = (extra[name] for name in ("gamma", "n_neighbors", "positive"))
         self.encoder_ = restore_encoder(**extra["encoder"])
         self.head_ = build_heads(**extra["head"])
         load_module_tensors({"encoder": self.encoder_, "head": self.head_}, tensors)
