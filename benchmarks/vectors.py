@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 from sklearn.cluster import KMeans
-from sklearn.datasets import load_breast_cancer, load_wine, make_blobs, make_classification
+from sklearn.datasets import load_breast_cancer, load_iris, load_wine, make_blobs, make_classification
 from sklearn.preprocessing import StandardScaler
 
 from subspan import NCSC, evaluate
@@ -36,6 +36,7 @@ SETS = {
     "wine": lambda: standardised(load_wine()),
     "cancer": lambda: standardised(load_breast_cancer()),
     "cancer-raw": lambda: load_breast_cancer(return_X_y=True),
+    "iris": lambda: load_iris(return_X_y=True),
     "blobs": lambda: make_blobs(2000, 30, centers=10, cluster_std=8.0, random_state=0),
     "two-blobs": lambda: make_blobs(2000, 30, centers=2, cluster_std=8.0, random_state=0),
     "classification": lambda: make_classification(
