@@ -77,13 +77,14 @@ def selected_pairs(model: NCSC, Z: torch.Tensor) -> Pairs:
     if model.recipe == "global":
         m = int(rule["limit"])
         among = landmarks(len(Z)) if model.n_neighbors == "auto" and m > NEIGHBOURS[1] else None
-        return GlobalSelfExpression(gamma).fit(Z).neighbours(Z, m, gen=generator(0), among=among).pairs(rule["u"])
+        fitted = GlobalSelfExpression(gamma, model.positive_).fit(Z)
+        return fitted.neighbours(Z, m, gen=generator(0), among=among).pairs(rule["u"])
     gen = generator(0)
     if model.batches == "local":
         batches = local_batches(Z, model.batch_size, gen)
     else:
         batches = list(torch.randperm(len(Z), generator=gen).tensor_split(max(1, round(len(Z) / model.batch_size))))
-    return find_positives(Z, batches, ClosedFormSelfExpression(gamma), rule["u"])
+    return find_positives(Z, batches, ClosedFormSelfExpression(gamma), rule["u"], positive=model.positive_)
 
 
 def run(X: np.ndarray, y: np.ndarray, seed: int, parameters: dict) -> dict[str, float]:

@@ -93,7 +93,8 @@ def reference(model: NCSC, X: np.ndarray, k: int) -> Pairs:
     """Ten neighbours of each sample by self-expression of the codes by all others, gamma chosen without labels."""
     codes = torch.from_numpy(model.transform(X))
     Z = normalize(codes - codes.mean(dim=0), dim=1)
-    return GlobalSelfExpression(choose_expression(Z, k, 10).gamma).fit(Z).neighbours(Z, 10, gen=generator(0)).pairs()
+    found = choose_expression(Z, k, 10)
+    return GlobalSelfExpression(found.gamma, found.positive).fit(Z).neighbours(Z, 10, gen=generator(0)).pairs()
 
 
 def run(model: NCSC, X: np.ndarray, y: np.ndarray, graph: Pairs, setting: str, seed: int, out: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from subspan.selection import (
     LANDMARKS,
     Coefficients,
     Graph,
+    _halves,
     association,
     choose_encoder,
     choose_expression,
@@ -97,11 +98,31 @@ def test_a_given_gamma_is_kept_and_the_sign_is_chosen_for_it():
     assert choose_expression(Z, 2, 10, gamma=3.0, positive=False)[:2] == (3.0, False)
 
 
-def test_lines_through_the_origin_are_not_halved():
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("k", [2, 4])
+def test_lines_through_the_mean_are_not_halved(k, noise):
+    """Their halves are clear clusters, even joined by a few edges, but 2 k of them."""
     gen = torch.Generator().manual_seed(0)
-    lines = torch.randn(4, 10, generator=gen)
-    X = torch.randn(200, 1, generator=gen) * lines[torch.arange(200) % 4] + 0.01 * torch.randn(200, 10, generator=gen)
-    assert not choose_expression(normalize(X - X.mean(0), dim=1), 4, 10).positive
+    lines = torch.linalg.qr(torch.randn(20, k, generator=gen))[0].T
+    X = torch.randn(100 * k, 1, generator=gen) * lines[torch.arange(100 * k) % k]
+    X = X + noise * torch.randn(100 * k, 20, generator=gen)
+    Z = normalize(X - X.mean(0), dim=1)
+    assert not choose_expression(Z, k, 10).positive
+    assert choose_expression(Z, k, 10, positive=True).association > 0.97
+
+
+@pytest.mark.parametrize(
+    ("within", "across", "halved"),
+    [(0.02, 0.01, True), (0.2, 0.01, False), (0.2, 0.2, True), (1.0, 0.01, False)],
+)
+def test_halves_are_twice_as_many_clusters(within, across, halved):
+    """Four tight groups of 20 in two pairs; weights of the edges between the groups of a pair, and between pairs."""
+    weights = torch.full((80, 80), across)
+    for pair in (slice(0, 40), slice(40, 80)):
+        weights[pair, pair] = within
+    for first in range(0, 80, 20):
+        weights[first : first + 20, first : first + 20] = 1.0
+    assert _halves(graph(weights), 2) == halved
 
 
 @pytest.mark.parametrize(("share", "tried"), [(0.0005, False), (0.002, True)])
@@ -188,6 +209,18 @@ def test_scattering_is_chosen_for_digits():
     name, scores = choose_encoder(samples, fixed_encoders(samples.shape, samples.n), 10, 10, torch.device("cpu"))
     assert set(scores) == {"scattering", "plain-scattering", "identity"}
     assert name == "scattering"
+
+
+def test_encoders_are_compared_by_the_coefficients_that_will_count(monkeypatch):
+    samples, seen = check_samples(load_digits().images[:100]), []
+    monkeypatch.setattr(
+        "subspan.selection.choose_expression",
+        lambda Z, k, m, positive: seen.append(positive) or Coefficients(1.0, bool(positive), 0.5),
+    )
+    for positive in (None, True, False):
+        encoders = fixed_encoders(samples.shape, samples.n)
+        choose_encoder(samples, encoders, 10, 5, torch.device("cpu"), positive)
+    assert seen == [None] * 3 + [True] * 3 + [False] * 3
 
 
 def test_scattering_is_computed_once_for_all_encoders(monkeypatch):

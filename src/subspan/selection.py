@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -38,6 +37,7 @@ GAMMAS = (0.1, 1.0, 10.0, 100.0)
 LANDMARKS, FAR = 3000, 150  # samples that are looked at at the scale of a cluster, and neighbours of each at most
 NEGATIVE = 0.001  # share of the neighbours with negative coefficients from which it matters what these count,
 CLEARER = 0.75  # and what positive ones alone may leave open at most, of 1 - association, if they alone count
+LOST = 1e-3  # of the edges: less is none, where clusters are counted
 FACTOR = 100.0  # by which gamma must differ at that scale before near neighbours are doubted,
 MISLED = 0.75  # and what their clusters tell there, as a share of what can be told, if they mislead
 PAIRS = 3_000_000  # of all samples with far neighbours, but m for each at least
@@ -62,8 +62,8 @@ def choose_expression(
     """gamma with the largest :func:`association` of the graph of m neighbours, and whether positive ones alone count.
 
     Negative ones count by their size, as in Eq. 4, unless they are more than one in a thousand neighbours and the graph
-    without them leaves at most 0.75 as much open of what an association of one would be. It must not fall into more
-    than k separate pieces, as the halves of lines through the mean would. At most 5000 samples are looked at.
+    without them leaves at most 0.75 as much open of what an association of one would be. It must not fall more clearly
+    into 2 k clusters, the halves of lines through the mean. At most 5000 samples are looked at.
 
     Parameters
     ----------
@@ -91,7 +91,18 @@ def choose_expression(
         return chosen
     other, neighbours = best(True)
     clearer = 1 - other.association < CLEARER * (1 - chosen.association)
-    return other if clearer and connected_components(neighbours.pairs().symmetric())[0] <= k else chosen
+    return other if clearer and not _halves(neighbours.pairs(), k) else chosen
+
+
+def _halves(pairs: Pairs, k: int) -> bool:
+    """Whether pairs fall more clearly into 2 k clusters than into k or a number between.
+
+    That is, whether ``1 - eigenvalue`` rises by the largest factor after the first 2 k of them.
+    """
+    if 2 * k >= pairs.n:
+        return False
+    lost = spectral_embedding(pairs.symmetric(), 2 * k + 1, seed=0)[0].clip(LOST)
+    return int((lost[k:] / lost[k - 1 : -1]).argmax()) == k
 
 
 class Graph(NamedTuple):
@@ -162,7 +173,12 @@ def _graph(fitted: GlobalSelfExpression, Z: Tensor, m: int) -> Pairs:
 
 
 def choose_encoder(
-    samples: Samples, encoders: Mapping[str, Encoder], k: int, m: int, device: torch.device
+    samples: Samples,
+    encoders: Mapping[str, Encoder],
+    k: int,
+    m: int,
+    device: torch.device,
+    positive: bool | None = None,
 ) -> tuple[str, dict[str, float]]:
     """Name of the encoder with the largest :func:`association`, each at its best gamma, and the value of each.
 
@@ -176,12 +192,15 @@ def choose_encoder(
     k, m : int
         Clusters, and neighbours of each sample.
     device : torch.device
+    positive : bool, optional
+        As in :func:`choose_expression`.
     """
     limit = min(fitted_samples(encoder, samples.n) for encoder in encoders.values())
     some = samples.subset(_some(samples.n, limit))
     scores = {}
     for name, z in encode_each(some, encoders, device):
-        scores[name] = choose_expression(normalize(z - z.mean(dim=0), dim=1), k, m).association
+        Z = normalize(z - z.mean(dim=0), dim=1)
+        scores[name] = choose_expression(Z, k, m, positive=positive).association
     return max(scores, key=lambda name: scores[name]), scores
 
 

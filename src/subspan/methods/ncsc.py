@@ -332,7 +332,12 @@ class NCSC(Clusterer):
             return self._encoder(samples, seed)
         found = fixed_encoders(samples.shape, samples.n)
         name, self.encoder_scores_ = choose_encoder(
-            samples, found, self.n_clusters, self._n_neighbors(min(samples.n, SAMPLES)), self._device
+            samples,
+            found,
+            self.n_clusters,
+            self._n_neighbors(min(samples.n, SAMPLES)),
+            self._device,
+            self._auto("positive"),
         )
         if self.verbose:
             scores = ", ".join(f"{other} {score:.4f}" for other, score in self.encoder_scores_.items())
