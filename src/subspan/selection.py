@@ -178,7 +178,7 @@ def choose_encoder(
     k: int,
     m: int,
     device: torch.device,
-    positive: bool | None = None,
+    positive: bool = False,
 ) -> tuple[str, dict[str, float]]:
     """Name of the encoder with the largest :func:`association`, each at its best gamma, and the value of each.
 
@@ -192,8 +192,9 @@ def choose_encoder(
     k, m : int
         Clusters, and neighbours of each sample.
     device : torch.device
-    positive : bool, optional
-        As in :func:`choose_expression`.
+    positive : bool
+        Negative coefficients count as zero. They are not compared here: pixels without them fall into clusters of
+        bright and of dark images.
     """
     limit = min(fitted_samples(encoder, samples.n) for encoder in encoders.values())
     some = samples.subset(_some(samples.n, limit))

@@ -234,6 +234,17 @@ def test_joint_training_and_batches_count_negative_coefficients_alike(monkeypatc
     assert wrong < 0.1 if positive else wrong > 0.3
 
 
+@pytest.mark.parametrize(("positive", "compared"), [("auto", False), (False, False), (True, True)])
+def test_encoders_are_compared_without_a_choice_of_signs(monkeypatch, positive, compared):
+    """Left to choose, pixels would be taken for their bright and dark images."""
+    seen = []
+    monkeypatch.setattr(
+        "subspan.methods.ncsc.choose_encoder", lambda samples, found, *rest: seen.append(rest[-1]) or ("identity", {})
+    )
+    NCSC(10, positive=positive, **UNSETTLED).fit(digits(100))
+    assert seen == [compared]
+
+
 def test_positive_is_a_word_or_a_truth():
     with pytest.raises(InvalidInputError, match="positive is 'some'"):
         NCSC(3, positive="some").fit(np.random.default_rng(0).normal(size=(30, 4)))

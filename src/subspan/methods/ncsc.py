@@ -337,7 +337,7 @@ class NCSC(Clusterer):
             self.n_clusters,
             self._n_neighbors(min(samples.n, SAMPLES)),
             self._device,
-            self._auto("positive"),
+            bool(self._auto("positive")),
         )
         if self.verbose:
             scores = ", ".join(f"{other} {score:.4f}" for other, score in self.encoder_scores_.items())
