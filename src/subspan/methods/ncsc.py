@@ -204,8 +204,8 @@ class NCSC(Clusterer):
        the rate rises over the first 30 % and falls to zero along a cosine, and a step sees samples drawn from all
        data, not a batch of 5000.
     10. *Negative coefficients.* Eq. 4 takes their size: a subspace holds the opposite of each of its samples. But codes
-       are centred (6), and clusters that are no subspaces can lie on opposite sides of the mean, as any two do that
-       are all there is. Then their samples express each other, negatively, and must not be joined by that.
+        are centred (6), and clusters that are no subspaces can lie on opposite sides of the mean, as any two do that
+        are all there is. Then their samples express each other, negatively, and must not be joined by that.
 
     References
     ----------
