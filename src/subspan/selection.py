@@ -82,7 +82,7 @@ def choose_expression(
     def best(positive: bool) -> tuple[Coefficients, Neighbours]:
         found = []
         for g in gammas:
-            neighbours = fitted.at(g, positive).neighbours(Z, m, gen=generator(0))
+            neighbours = _graph(fitted.at(g, positive), Z, m)
             found.append((Coefficients(g, positive, association(neighbours.pairs(), k)), neighbours))
         return max(found, key=lambda one: one[0].association)
 
@@ -145,7 +145,7 @@ def choose_graph(Z: Tensor, k: int, m: int, positive: bool | None = None) -> Gra
     if max(near.gamma, far.gamma) < FACTOR * min(near.gamma, far.gamma):
         return near
     fitted = GlobalSelfExpression(1.0).fit(some)
-    graphs = [_graph(fitted.at(graph.gamma, graph.positive), some, graph.m) for graph in (near, far)]
+    graphs = [_graph(fitted.at(graph.gamma, graph.positive), some, graph.m).pairs() for graph in (near, far)]
     labels = [torch.from_numpy(spectral_labels(pairs.symmetric(), k, seed=0)) for pairs in graphs]
     told = [label_information(one.to(Z.device), graphs[1], k) for one in labels]
     if told[0] >= MISLED * told[1]:
@@ -168,8 +168,8 @@ def landmarks(n: int) -> Tensor:
     return _some(n, LANDMARKS)
 
 
-def _graph(fitted: GlobalSelfExpression, Z: Tensor, m: int) -> Pairs:
-    return fitted.neighbours(Z, m, gen=generator(0)).pairs()
+def _graph(fitted: GlobalSelfExpression, Z: Tensor, m: int) -> Neighbours:
+    return fitted.neighbours(Z, m, gen=generator(0))
 
 
 def choose_encoder(
