@@ -98,7 +98,7 @@ def test_sizes_differ_where_that_leaves_far_less_open(compression):
     assert used == (0.0 if compression == 0.0 else UNEVEN)
 
 
-@pytest.mark.parametrize("constant", ["CLEARER", "groups"])
+@pytest.mark.parametrize("constant", ["CLEARER", "OPEN", "groups"])
 def test_sizes_stay_equal_without_a_reason(constant, monkeypatch):
     pairs = chain_of_halves()[1]
     even = propose(pairs, 6, gen(), compression=0.0)
@@ -106,6 +106,9 @@ def test_sizes_stay_equal_without_a_reason(constant, monkeypatch):
     expected = propose(pairs, 6, gen(), compression=mild)
     if constant == "groups":
         monkeypatch.setattr(proposals, "are_groups", lambda *_: False)
+    elif constant == "OPEN":
+        left = 1 - information_share(label_flow(expected.labels[0], pairs, 6))
+        monkeypatch.setattr(proposals, "OPEN", left + 1e-6)
     else:
         monkeypatch.setattr(proposals, "CLEARER", 0.2)
     labels, used = propose(pairs, 6, gen())

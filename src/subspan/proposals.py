@@ -45,7 +45,8 @@ RANDOM_BEGINNINGS = 2  # of joining the cells of one division
 KEPT = 2  # groupings of one division
 ROUNDS, PARENTS = 3, (3, 5, 8)  # of recombination, and how many of the best groupings meet
 MILD = 0.45  # compression where nothing is known about sizes, as a share of what labels tell: see propose
-CLEARER = 0.75  # uneven groups leave at most this share of what others leave open, see propose
+CLEARER = 0.75  # uneven groups leave at most this share of what others leave open, see propose,
+OPEN = 0.01  # and others leave at least so much: below, the share says nothing
 DIFFERENT = 0.02  # share of the samples by which proposals should differ
 
 
@@ -72,7 +73,9 @@ def propose(
         compression, so that to divide a class has to tell, for each nat of entropy, at least 0.45 of what labels tell
         on average; or 0.85, if labels found with it are k groups without outliers and far clearer. What counts is the
         share of a label's entropy that the label of a neighbour leaves open, ``1 - I(T; T') / H(T)``: it must be below
-        0.75 of that of the best labels with the milder weight.
+        0.75 of that of the best labels with the milder weight. Where these leave less than 0.01 open, they stay: samples
+        in more than k pieces, such as series of almost equal images, can be grouped in many ways that leave nothing
+        open, and of these the ones with the largest pieces together leave least.
     known : sequence of Tensors of shape (n,)
         Labels found elsewhere, which take part.
 
@@ -91,10 +94,9 @@ def propose(
     if unknown:
         beta = MILD * known_share(_search(cells[::SEEDS], pairs, k, gen, 0.0, known)[0])
     found = _search(cells, pairs, k, gen, beta, known)
-    if unknown:
+    if unknown and (left := 1 - known_share(found[0])) >= OPEN:
         uneven = _search(cells[::SEEDS], pairs, k, gen, UNEVEN, known)
-        clearer = 1 - known_share(uneven[0]) < CLEARER * (1 - known_share(found[0]))
-        if clearer and are_groups(uneven[0], k):
+        if 1 - known_share(uneven[0]) < CLEARER * left and are_groups(uneven[0], k):
             found, beta = _search(cells, pairs, k, gen, UNEVEN, [*known, *uneven]), UNEVEN
     if beta >= UNEVEN:
         found = [labels for labels in found if are_groups(labels, k)] or found  # outliers are the cheapest groups
