@@ -9,9 +9,18 @@ import pytest
 import torch
 
 from subspan import accuracy, proposals
-from subspan.merging import UNEVEN, are_groups, information_share, label_flow, label_information
+from subspan.merging import (
+    EFFECTIVE,
+    UNEVEN,
+    are_groups,
+    effective_groups,
+    information_share,
+    label_flow,
+    label_information,
+)
 from subspan.pairs import Pairs
 from subspan.proposals import (
+    FEWEST,
     MILD,
     count_divisions,
     different_first,
@@ -87,6 +96,39 @@ def chain_of_halves(share=0.04):
         leave = (y[rows] == a) & torch.from_numpy(rng.random(len(rows)) < part)
         partners[leave] = torch.from_numpy(rng.choice(members, int(leave.sum())))
     return torch.where(y == 1, 0, y - (y > 1).long()), Pairs(pairs.offsets, partners, pairs.weights)
+
+
+def two_large_classes(small):
+    """Classes of 600 and 300 in pieces of 100, each joined to the next by 4 % of its steps, and small ones."""
+    y, pairs = planted([100] * 9 + small, 0.003)
+    rng, rows, partners = np.random.default_rng(1), pairs.rows(), pairs.partners.clone()
+    for a in (0, 1, 2, 3, 4, 6, 7):
+        for here, there in ((a, a + 1), (a + 1, a)):
+            leave = (y[rows] == here) & torch.from_numpy(rng.random(len(rows)) < 0.04)
+            partners[leave] = torch.from_numpy(rng.choice(np.flatnonzero(y == there), int(leave.sum())))
+    classes = torch.tensor([0] * 6 + [1] * 3 + list(range(2, 2 + len(small))))
+    return classes[y], Pairs(pairs.offsets, partners, pairs.weights)
+
+
+@pytest.mark.parametrize("small", [[40] * 8, [30] * 10])
+def test_a_few_classes_may_hold_most_samples(small, monkeypatch):
+    y, pairs = two_large_classes(small)
+    k = len(small) + 2
+    assert FEWEST * k < effective_groups(y, k) < EFFECTIVE * k
+    labels, used = propose(pairs, k, gen())
+    assert used == UNEVEN
+    assert accuracy(y, labels[0]) == 1
+    monkeypatch.setattr(proposals, "FEWEST", EFFECTIVE)
+    labels, used = propose(pairs, k, gen())
+    assert used < UNEVEN
+    assert accuracy(y, labels[0]) < 0.5
+
+
+@pytest.mark.parametrize(("share", "fires"), [(0.05, False), (0.5, True), (0.9, True)])
+def test_the_fewer_groups_hold_most_samples_the_clearer_they_must_be(share, fires, monkeypatch):
+    pairs = two_large_classes([40] * 8)[1]
+    monkeypatch.setattr(proposals, "effective_groups", lambda labels, k: share * k)
+    assert (propose(pairs, 10, gen()).compression == UNEVEN) == fires
 
 
 @pytest.mark.parametrize("compression", [0.0, UNEVEN, None])

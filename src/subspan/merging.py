@@ -32,7 +32,7 @@ BLOCK = 20_000  # samples whose arrivals are held at once
 TRIED, UNEVEN = 0.5, 0.85  # compression that is tried against none, and the one that is used if it does better:
 CUT = 0.8  # if the normalised cut of its groups is below this share of the other
 SMALLEST = 0.1  # of an equal share: smaller groups are outliers, and labels that have some are left out,
-EFFECTIVE = 0.7  # as are labels whose effective number of groups, exp(H), is below this share of k
+EFFECTIVE = 0.7  # as are labels whose effective number of groups is below this share of k
 
 
 class Consensus(NamedTuple):
@@ -100,11 +100,18 @@ def _join(cells: list[tuple[Tensor, Tensor]], pairs: Pairs, k: int, gen: torch.G
     return torch.stack(good or [labels for _, labels in found])
 
 
-def are_groups(labels: Tensor, k: int) -> bool:
-    """Whether labels (n,) make k groups, and not fewer with a few outliers."""
+def are_groups(labels: Tensor, k: int, effective: float | None = None) -> bool:
+    """Whether labels (n,) make k groups, ``effective`` k (0.7 k) of them in effect, and not fewer with outliers."""
+    smallest = float(torch.bincount(labels, minlength=k).min()) / len(labels)
+    return (
+        smallest >= SMALLEST / k and effective_groups(labels, k) >= (EFFECTIVE if effective is None else effective) * k
+    )
+
+
+def effective_groups(labels: Tensor, k: int) -> float:
+    """Effective number of groups of labels (n,): exp(H), k if all are equal."""
     share = torch.bincount(labels, minlength=k) / len(labels)
-    effective = float((-xlogy(share, share).sum()).exp())
-    return bool(share.min() >= SMALLEST / k) and effective >= EFFECTIVE * k
+    return float((-xlogy(share, share).sum()).exp())
 
 
 def label_information(labels: Tensor, pairs: Pairs, k: int, compression: float = 0.0) -> float:

@@ -22,10 +22,12 @@ from subspan._validation import iter_slices
 from subspan.centroids import kmeans_cells
 from subspan.merging import (
     BLOCK,
+    EFFECTIVE,
     UNEVEN,
     Consensus,
     are_groups,
     cell_counts,
+    effective_groups,
     group_flow,
     information_share,
     label_flow,
@@ -47,6 +49,7 @@ ROUNDS, PARENTS = 3, (3, 5, 8)  # of recombination, and how many of the best gro
 MILD = 0.45  # compression where nothing is known about sizes, as a share of what labels tell: see propose
 CLEARER = 0.75  # uneven groups leave at most this share of what others leave open, see propose,
 OPEN = 0.01  # and others leave at least so much: below, the share says nothing
+FEWEST = 0.4  # effective groups of each of k, if a few classes hold most samples
 DIFFERENT = 0.02  # share of the samples by which proposals should differ
 
 
@@ -73,9 +76,10 @@ def propose(
         compression, so that to divide a class has to tell, for each nat of entropy, at least 0.45 of what labels tell
         on average; or 0.85, if labels found with it are k groups without outliers and far clearer. What counts is the
         share of a label's entropy that the label of a neighbour leaves open, ``1 - I(T; T') / H(T)``: it must be below
-        0.75 of that of the best labels with the milder weight. Where these leave less than 0.01 open, they stay: samples
-        in more than k pieces, such as series of almost equal images, can be grouped in many ways that leave nothing
-        open, and of these the ones with the largest pieces together leave least.
+        0.75 of that of the best labels with the milder weight, and below less if a few groups hold most samples: where
+        the effective number of groups is E k, E from 0.4 to 0.7, below 0.75 E / 0.7. Where these leave less than 0.01
+        open, they stay: samples in more than k pieces, such as series of almost equal images, can be grouped in many
+        ways that leave nothing open, and of these the ones with the largest pieces together leave least.
     known : sequence of Tensors of shape (n,)
         Labels found elsewhere, which take part.
 
@@ -93,15 +97,22 @@ def propose(
     beta, unknown = compression or 0.0, compression is None and k > 1
     if unknown:
         beta = MILD * known_share(_search(cells[::SEEDS], pairs, k, gen, 0.0, known)[0])
-    found = _search(cells, pairs, k, gen, beta, known)
+    found, fewest = _search(cells, pairs, k, gen, beta, known), EFFECTIVE
     if unknown and (left := 1 - known_share(found[0])) >= OPEN:
         uneven = _search(cells[::SEEDS], pairs, k, gen, UNEVEN, known)
-        if 1 - known_share(uneven[0]) < CLEARER * left and are_groups(uneven[0], k):
+        clearer = CLEARER * min(1.0, effective_groups(uneven[0], k) / (EFFECTIVE * k))
+        if 1 - known_share(uneven[0]) < clearer * left and are_groups(uneven[0], k, FEWEST):
             found, beta = _search(cells, pairs, k, gen, UNEVEN, [*known, *uneven]), UNEVEN
-    if beta >= UNEVEN:
-        found = [labels for labels in found if are_groups(labels, k)] or found  # outliers are the cheapest groups
+            fewest = fewest_groups(uneven[0], k)
+    if beta >= UNEVEN:  # outliers are the cheapest groups
+        found = [labels for labels in found if are_groups(labels, k, fewest)] or found
         found.sort(key=lambda labels: -label_information(labels, pairs, k, beta))
     return Consensus(torch.stack(different_first(found, k)[:limit]), beta)
+
+
+def fewest_groups(labels: Tensor, k: int) -> float:
+    """Effective groups of each of k that labels must have at least to compete with these ones, see :func:`propose`."""
+    return EFFECTIVE if are_groups(labels, k) else FEWEST
 
 
 def spectral_cells(pairs: Pairs, k: int, gen: torch.Generator) -> Iterable[Tensor]:

@@ -14,10 +14,10 @@ from subspan._random import generator
 from subspan._validation import iter_slices
 from subspan.heads import Heads, live_clusters, live_labels
 from subspan.losses import balance_loss
-from subspan.merging import UNEVEN, Consensus, are_groups, consensus, flow_information, label_flow
+from subspan.merging import EFFECTIVE, UNEVEN, Consensus, are_groups, consensus, flow_information, label_flow
 from subspan.methods._ncsc_setting import Setting
 from subspan.pairs import Pairs
-from subspan.proposals import difference, propose
+from subspan.proposals import difference, fewest_groups, propose
 from subspan.spectral import spectral_labels
 from subspan.training import Phase, Record
 
@@ -85,6 +85,7 @@ class ClassifierStage(Phase):
         self.pairs: Pairs | None = None
         self.targets: Tensor | None = None  # labels to learn first, (R, n),
         self.compression = 0.0  # with which they were found,
+        self.fewest = EFFECTIVE  # effective groups of each of k that labels must have, if these are uneven,
         self.told: list[Worth] = []  # and their worth, if that is what they were searched for by
         self.sized = 0  # so many classifiers, the last ones, expect the sizes of their targets
 
@@ -113,7 +114,7 @@ class ClassifierStage(Phase):
         found, self.compression = self.proposals(pairs, gen, count)
         order = torch.arange(count)
         if self.compression >= UNEVEN:
-            self.sized = count
+            self.sized, self.fewest = count, fewest_groups(found[0], self.heads.n_clusters)
         elif self.search and self.setting.compression is None and self.setting.prior is None and count >= 2 * SIZED:
             self.sized = SIZED
             order = torch.cat([order[:-SIZED], order[:SIZED]])
@@ -225,7 +226,7 @@ class ClassifierStage(Phase):
 
     def _worth(self, labels: Tensor, pairs: Pairs) -> Worth:
         k = self.heads.n_clusters
-        groups = are_groups(labels, k) if self.compression >= UNEVEN else live_labels(labels, k) > k // 2
+        groups = are_groups(labels, k, self.fewest) if self.compression >= UNEVEN else live_labels(labels, k) > k // 2
         flow = label_flow(labels, pairs, k)
         return Worth(groups, flow_information(flow, self.compression), flow_information(flow))
 

@@ -58,7 +58,7 @@ class SettlingStage(ClassifierStage):
 
     def start(self) -> None:
         super().start()
-        self.compression = self.candidates.compression
+        self.compression, self.fewest = self.candidates.compression, self.candidates.fewest
         trained = any(torch.equal(self.head.out[0], one) for one in self.candidates.heads.out)
         if self.candidates.search and not trained:
             assert self.candidates.targets is not None
