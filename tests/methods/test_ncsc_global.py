@@ -110,7 +110,8 @@ def test_resumed_run_ends_as_the_unbroken_one(tmp_path, encoder, stage, monkeypa
     """The process dies at the beginning of the last epoch of a stage."""
     X, options = (
         digits(150),
-        FAST | {"encoder": encoder, "epochs": FAST["epochs"] | {"autoencoder": 1, "collaboration": 2}},
+        FAST
+        | {"encoder": encoder, "epochs": FAST["epochs"] | {"autoencoder": 1, "collaboration": 2}, "tolerance": 0.0},
     )
     whole = NCSC(10, **options).fit(X)
     kind = CollaborationStage if stage == "collaboration" else ClassifierStage
