@@ -9,12 +9,13 @@ from ncsc_cases import EPOCHS, SMALL, STAGES, digits, planted
 
 from subspan import NCSC
 from subspan.losses import balance_loss
-from subspan.merging import UNEVEN, Consensus, label_flow, label_information
+from subspan.merging import EFFECTIVE, UNEVEN, Consensus, label_flow, label_information
 from subspan.methods import ncsc as module
 from subspan.methods._ncsc_classifiers import ClassifierStage, head_scores
 from subspan.methods._ncsc_settling import holds
 from subspan.methods._ncsc_stages import CollaborationStage, find_pairs
 from subspan.pairs import MAX_POSITIVES
+from subspan.proposals import FEWEST
 from subspan.self_expression import closed_form_coefficients
 
 
@@ -196,15 +197,22 @@ def test_information_is_compressed_as_the_labels_were(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("compression", "sizes", "groups"),
-    [(0.4, [57, 2, 1], True), (0.4, [60, 0, 0], False), (UNEVEN, [57, 2, 1], False), (UNEVEN, [30, 20, 10], True)],
+    ("compression", "sizes", "fewest", "groups"),
+    [
+        (0.4, [57, 2, 1], EFFECTIVE, True),
+        (0.4, [60, 0, 0], EFFECTIVE, False),
+        (UNEVEN, [57, 2, 1], FEWEST, False),
+        (UNEVEN, [44, 12, 4], EFFECTIVE, False),
+        (UNEVEN, [44, 12, 4], FEWEST, True),
+        (UNEVEN, [30, 20, 10], EFFECTIVE, True),
+    ],
 )
-def test_collapsed_labels_and_outliers_are_no_groups(monkeypatch, compression, sizes, groups):
+def test_collapsed_labels_and_outliers_are_no_groups(monkeypatch, compression, sizes, fewest, groups):
     """A small class is one, unless sizes are taken to differ so much that outliers would do."""
     X, _ = planted(n=60)
     stage = stages_of(monkeypatch, X)[0]["starts"]
     first_terms(stage, len(X))
-    stage.compression = compression
+    stage.compression, stage.fewest = compression, fewest
     log_p = torch.eye(3)[torch.arange(3).repeat_interleave(torch.tensor(sizes))]
     assert stage.worth(log_p).groups == groups
 
@@ -289,6 +297,15 @@ def test_settling_compresses_information_as_the_choice_did(monkeypatch, compress
         monkeypatch.setattr(ClassifierStage, "proposals", None)  # not a second time
     phase.start()
     assert phase.compression == compression
+
+
+@pytest.mark.parametrize(("sizes", "fewest"), [([44, 12, 4], FEWEST), ([30, 20, 10], EFFECTIVE)])
+def test_settling_counts_groups_as_the_choice_did(monkeypatch, sizes, fewest):
+    phase, _, _ = settling(monkeypatch)
+    labels = torch.arange(3).repeat_interleave(torch.tensor(sizes))
+    monkeypatch.setattr(ClassifierStage, "proposals", lambda *_: Consensus(labels[None], UNEVEN))
+    phase.start()
+    assert phase.fewest == phase.candidates.fewest == fewest
 
 
 def test_a_cluster_that_nobody_is_in_is_expected_to_be_tiny(monkeypatch):
