@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-import warnings
 from pathlib import Path
 
 import numpy as np
+from _fits import fitted
 from sklearn.cluster import KMeans
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
-from subspan import NCSC, evaluate
+from subspan import NCSC
 from subspan.methods.lsr import LSR
 
 
@@ -51,14 +50,8 @@ def main() -> None:
     }
     for name in options.methods.split(","):
         model, data = methods[name]
-        began = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.fit(data)
-        scores = {m: round(100 * v, 2) for m, v in evaluate(y[: len(data)], model.labels_).items() if m != "n"}
-        chosen = {m: getattr(model, m) for m in ("gamma_", "n_neighbors_") if hasattr(model, m)}
-        seconds = round(time.perf_counter() - began, 1)
-        print(json.dumps({"method": name, "n": len(data), **scores, **chosen, "seconds": seconds}), flush=True)
+        line = {"method": name, "n": len(data)}
+        print(json.dumps(line | fitted(model, data, y[: len(data)])), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-import warnings
 from pathlib import Path
 
 import numpy as np
+from _fits import fitted
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import StandardScaler, normalize
 
-from subspan import NCSC, evaluate
+from subspan import NCSC
 from subspan.methods.lsr import LSR
 
 LSR_SAMPLES = 5000
@@ -54,15 +53,8 @@ def main() -> None:
             for name, (model, data) in methods.items():
                 if name == "lsr" and len(data) > LSR_SAMPLES:
                     continue
-                began = time.perf_counter()
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    labels = model.fit(data).labels_
-                scores = {m: round(100 * v, 2) for m, v in evaluate(y, labels).items() if m != "n"}
-                found = {m: getattr(model, m) for m in ("gamma_", "positive_", "n_neighbors_") if hasattr(model, m)}
-                seconds = round(time.perf_counter() - began, 1)
-                line = {"file": path.name, "n": len(y), "k": k, "method": name, "seed": seed, **scores, **found}
-                print(json.dumps(line | {"seconds": seconds}), flush=True)
+                line = {"file": path.name, "n": len(y), "k": k, "method": name, "seed": seed}
+                print(json.dumps(line | fitted(model, data, y)), flush=True)
 
 
 if __name__ == "__main__":

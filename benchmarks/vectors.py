@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 
 import numpy as np
+from _fits import fitted
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine, make_blobs, make_classification
 from sklearn.preprocessing import StandardScaler
 
-from subspan import NCSC, evaluate
+from subspan import NCSC
 
 
 def standardised(bunch) -> tuple[np.ndarray, np.ndarray]:
@@ -61,13 +61,8 @@ def main() -> None:
                 "k-means": KMeans(k, n_init=10, random_state=seed),
             }
             for method, model in methods.items():
-                began = time.perf_counter()
-                model.fit(X)
-                scores = {m: round(100 * v, 2) for m, v in evaluate(y, model.labels_).items() if m != "n"}
-                found = {m: getattr(model, m) for m in ("gamma_", "positive_", "n_neighbors_") if hasattr(model, m)}
-                seconds = round(time.perf_counter() - began, 1)
-                line = {"set": name, "n": len(y), "method": method, "seed": seed, **scores, **found, "seconds": seconds}
-                print(json.dumps(line), flush=True)
+                line = {"set": name, "n": len(y), "method": method, "seed": seed}
+                print(json.dumps(line | fitted(model, X, y)), flush=True)
 
 
 if __name__ == "__main__":
