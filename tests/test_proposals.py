@@ -87,27 +87,28 @@ def test_known_labels_take_part(monkeypatch):
     assert torch.equal(propose(pairs, 4, gen(), compression=0.0, known=[y]).labels[0], y)
 
 
+def linked(y, pairs, links):
+    """Of the steps from a planted class a share goes to another: links are (from, to, share)."""
+    rng, rows, partners = np.random.default_rng(1), pairs.rows(), pairs.partners.clone()
+    for a, b, share in links:
+        leave = (y[rows] == a) & torch.from_numpy(rng.random(len(rows)) < share)
+        partners[leave] = torch.from_numpy(rng.choice(np.flatnonzero(y == b), int(leave.sum())))
+    return Pairs(pairs.offsets, partners, pairs.weights)
+
+
 def chain_of_halves(share=0.04):
     """One class of 300 in two halves, joined by a share of its steps, and five of 60 with a few steps between."""
     y, pairs = planted([150, 150, 60, 60, 60, 60, 60], 0.0)
-    rng, rows, partners = np.random.default_rng(1), pairs.rows(), pairs.partners.clone()
-    for a, b, part in ((0, 1, share), (1, 0, share), (2, 3, 0.02), (3, 4, 0.02), (4, 5, 0.02), (5, 6, 0.02)):
-        members = (y == b).nonzero().ravel().numpy()
-        leave = (y[rows] == a) & torch.from_numpy(rng.random(len(rows)) < part)
-        partners[leave] = torch.from_numpy(rng.choice(members, int(leave.sum())))
-    return torch.where(y == 1, 0, y - (y > 1).long()), Pairs(pairs.offsets, partners, pairs.weights)
+    links = [(0, 1, share), (1, 0, share), (2, 3, 0.02), (3, 4, 0.02), (4, 5, 0.02), (5, 6, 0.02)]
+    return torch.where(y == 1, 0, y - (y > 1).long()), linked(y, pairs, links)
 
 
 def two_large_classes(small):
     """Classes of 600 and 300 in pieces of 100, each joined to the next by 4 % of its steps, and small ones."""
     y, pairs = planted([100] * 9 + small, 0.003)
-    rng, rows, partners = np.random.default_rng(1), pairs.rows(), pairs.partners.clone()
-    for a in (0, 1, 2, 3, 4, 6, 7):
-        for here, there in ((a, a + 1), (a + 1, a)):
-            leave = (y[rows] == here) & torch.from_numpy(rng.random(len(rows)) < 0.04)
-            partners[leave] = torch.from_numpy(rng.choice(np.flatnonzero(y == there), int(leave.sum())))
+    links = [link for a in (0, 1, 2, 3, 4, 6, 7) for link in ((a, a + 1, 0.04), (a + 1, a, 0.04))]
     classes = torch.tensor([0] * 6 + [1] * 3 + list(range(2, 2 + len(small))))
-    return classes[y], Pairs(pairs.offsets, partners, pairs.weights)
+    return classes[y], linked(y, pairs, links)
 
 
 @pytest.mark.parametrize("small", [[40] * 8, [30] * 10])
