@@ -102,10 +102,9 @@ def _join(cells: list[tuple[Tensor, Tensor]], pairs: Pairs, k: int, gen: torch.G
 
 def are_groups(labels: Tensor, k: int, effective: float | None = None) -> bool:
     """Whether labels (n,) make k groups, ``effective`` k (0.7 k) of them in effect, and not fewer with outliers."""
-    smallest = float(torch.bincount(labels, minlength=k).min()) / len(labels)
-    return (
-        smallest >= SMALLEST / k and effective_groups(labels, k) >= (EFFECTIVE if effective is None else effective) * k
-    )
+    least = EFFECTIVE if effective is None else effective
+    smallest = int(torch.bincount(labels, minlength=k).min()) / len(labels)
+    return smallest >= SMALLEST / k and effective_groups(labels, k) >= least * k
 
 
 def effective_groups(labels: Tensor, k: int) -> float:
