@@ -8,7 +8,7 @@ import torch
 from subspan import neighbours
 from subspan.affinity import subspace_affinity
 from subspan.errors import InvalidInputError, SelfExpressionError
-from subspan.neighbours import GlobalSelfExpression, both_signs, torch_search
+from subspan.neighbours import POWER, GlobalSelfExpression, Neighbours, both_signs, torch_search
 from subspan.self_expression import closed_form_coefficients, ridge_weight
 
 
@@ -164,6 +164,19 @@ def test_pairs_are_the_entries_of_A_s_above_u():
     found = torch.zeros(30, 30, dtype=torch.float64)
     found[pairs.rows(), pairs.partners] = pairs.weights.double()
     torch.testing.assert_close(found, torch.where(dense > 0.5, dense, 0.0), rtol=1e-4, atol=1e-5)
+
+
+def test_comparable_affinities_keep_their_size():
+    """The weak row of the second sample stays weak; with rows divided by their maximum it would not."""
+    found = Neighbours(torch.tensor([[1, 2], [2, 0], [0, 1]]), torch.tensor([[4.0, 2.0], [0.4, 0.2], [2.0, 0.0]]))
+    pairs = found.pairs(comparable=True)
+    assert not pairs.alike
+    assert pairs.counts().tolist() == [2, 2, 1]
+    torch.testing.assert_close(pairs.weights, torch.tensor([1.0, 0.5, 0.1, 0.05, 0.5]) ** POWER)
+    assert found.pairs(0.5, comparable=True).counts().tolist() == [1, 0, 0]  # u is compared before the power
+    divided = found.pairs()
+    assert divided.alike
+    torch.testing.assert_close(divided.weights, torch.tensor([1.0, 0.5, 1.0, 0.5, 1.0]))
 
 
 def test_few_samples_and_duplicates():

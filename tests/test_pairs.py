@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,17 @@ def test_rows_hold_the_entries_they_were_made_of(seed):
     torch.testing.assert_close(
         dense(pairs, pairs.normalised())[weights.sum(1) > 0], transition(weights)[weights.sum(1) > 0]
     )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_samples_that_do_not_count_alike_count_by_their_weights(seed):
+    """As a mean over samples with partners, like rows that sum to one; the walk is the same."""
+    pairs, weights = random_pairs(9, seed)
+    unlike = replace(pairs, alike=False)
+    active = int((weights.sum(1) > 0).sum())
+    torch.testing.assert_close(dense(unlike, unlike.normalised()), active * weights / weights.sum())
+    start = torch.arange(9).repeat(20)
+    assert torch.equal(unlike.walk(start, 2, gen(0)), pairs.walk(start, 2, gen(0)))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])

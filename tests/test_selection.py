@@ -31,6 +31,8 @@ from subspan.selection import (
     choose_graph,
 )
 
+NAMES = ["scattering", "plain-scattering", "identity", "whitened-3", "whitened-6", "whitened-9"]
+
 
 def graph(weights):
     i, j = weights.nonzero(as_tuple=True)
@@ -206,8 +208,8 @@ def test_few_samples_of_a_cluster_have_no_other_scale():
 
 def test_scattering_is_chosen_for_digits():
     samples = check_samples(load_digits().images)
-    name, scores = choose_encoder(samples, fixed_encoders(samples.shape, samples.n), 10, 10, torch.device("cpu"))
-    assert set(scores) == {"scattering", "plain-scattering", "identity"}
+    name, scores = choose_encoder(samples, fixed_encoders(samples.shape, samples.n, 10), 10, 10, torch.device("cpu"))
+    assert list(scores) == NAMES
     assert name == "scattering"
 
 
@@ -215,26 +217,26 @@ def test_encoders_are_compared_by_the_coefficients_that_will_count(monkeypatch):
     samples, seen = check_samples(load_digits().images[:100]), []
     monkeypatch.setattr(
         "subspan.selection.choose_expression",
-        lambda Z, k, m, positive: seen.append(positive) or Coefficients(1.0, bool(positive), 0.5),
+        lambda Z, k, m, gamma, positive: seen.append((gamma, positive)) or Coefficients(1.0, bool(positive), 0.5),
     )
     for positive in (True, False):
-        encoders = fixed_encoders(samples.shape, samples.n)
+        encoders = fixed_encoders(samples.shape, samples.n, 10)
         choose_encoder(samples, encoders, 10, 5, torch.device("cpu"), positive)
-    assert seen == [True] * 3 + [False] * 3
+    assert seen == [(gamma, positive) for positive in (True, False) for gamma in [None] * 3 + [100.0] * 3]
 
 
 def test_scattering_is_computed_once_for_all_encoders(monkeypatch):
     samples = check_samples(load_digits().images[:200])
-    encoders, seen = fixed_encoders(samples.shape, samples.n), []
-    others = fixed_encoders(samples.shape, samples.n)
+    encoders, seen = fixed_encoders(samples.shape, samples.n, 10), []
+    others = fixed_encoders(samples.shape, samples.n, 10)
     alone = {name: encode(samples, encoder, torch.device("cpu")) for name, encoder in others.items()}
     plain = Scattering2D.scales
     monkeypatch.setattr(Scattering2D, "scales", lambda self, x: seen.append(len(x)) or plain(self, x))
     together = dict(encode_each(samples, encoders, torch.device("cpu")))
     assert sum(seen) == 200
-    assert list(together) == list(encoders) == ["scattering", "plain-scattering", "identity"]
-    for name, codes in together.items():
-        assert torch.equal(codes, alone[name])
+    assert list(together) == list(encoders) == NAMES
+    for name in NAMES[:3]:
+        assert torch.equal(together[name], alone[name])
     assert not torch.allclose(together["scattering"], together["plain-scattering"], atol=1e-2)
 
 
@@ -243,12 +245,14 @@ def test_pixels_are_chosen_for_subspaces_of_images():
     rng = np.random.default_rng(0)
     bases, y = rng.normal(size=(8, 6, 16, 16)), np.repeat(np.arange(8), 40)
     samples = check_samples(np.einsum("nd,ndhw->nhw", rng.normal(size=(320, 6)), bases[y]))
-    encoders = fixed_encoders(samples.shape, samples.n)
+    encoders = fixed_encoders(samples.shape, samples.n, 8)
     name, scores = choose_encoder(samples, encoders, 8, 5, torch.device("cpu"))
-    assert name == "identity"
-    assert scores["identity"] > 0.999 > max(value for other, value in scores.items() if other != "identity")
+    assert name in ("identity", "whitened-6")
+    assert min(scores["identity"], scores["whitened-6"]) > 0.999
+    assert max(scores["scattering"], scores["plain-scattering"]) < 0.999
+    assert scores["whitened-3"] < 0.999  # too few
 
 
 def test_large_images_are_not_compared_by_pixels():
-    assert "identity" not in fixed_encoders((3, 64, 64), 100)
-    assert isinstance(fixed_encoders((3, 32, 32), 100)["identity"], IdentityEncoder)
+    assert list(fixed_encoders((3, 64, 64), 100, 5)) == NAMES[:2]
+    assert isinstance(fixed_encoders((3, 32, 32), 100, 5)["identity"], IdentityEncoder)

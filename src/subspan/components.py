@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
@@ -34,6 +35,7 @@ class PrincipalComponents(Encoder):
 
     name = "pca"
     trainable = False
+    centred = True  # else directions from the origin
     mean: Tensor
     directions: Tensor
     n_seen: Tensor
@@ -49,7 +51,16 @@ class PrincipalComponents(Encoder):
         """(b, *input_shape) -> (b, d), float32; raises NotFittedError before ``fit_encode``."""
         if not int(self.n_seen):
             raise NotFittedError("There are no components yet: call fit_encode on the samples first.")
-        return (x.flatten(1) - self.mean) @ self.directions
+        return self._codes(self._rows(x))
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    def _codes(self, rows: Tensor) -> Tensor:
+        return (rows - self.mean) @ self.directions
+
+    def _scaled(self, directions: np.ndarray, variances: np.ndarray) -> np.ndarray:
+        return directions
 
     def decode(self, z: Tensor) -> Tensor:
         """(b, d) -> (b, *input_shape), the nearest samples with these codes."""
@@ -66,16 +77,17 @@ class PrincipalComponents(Encoder):
         InvalidInputError
             Fewer than two samples.
         """
-        kept = [batch.flatten(1) for batch in batches]
+        kept = [self._rows(batch) for batch in batches]
         n = sum(map(len, kept))
         if n < 2:
             raise InvalidInputError(f"Principal components need at least 2 samples, not {n}: give more data.")
-        pca = StreamingPCA(self.n_coefficients, 1, self.n_codes, self.mean.device)
+        pca = StreamingPCA(self.n_coefficients, 1, self.n_codes, self.mean.device, centred=self.centred)
         pca.fit(part.cpu().numpy() for batch in kept for part in batch.split(BLOCK))
         self.mean.copy_(torch.as_tensor(pca.mean))
-        self.directions.copy_(torch.as_tensor(pca.components(self.n_codes)[1]))
+        variances, directions = pca.components(self.n_codes)
+        self.directions.copy_(torch.as_tensor(self._scaled(directions, variances)))
         self.n_seen.copy_(torch.as_tensor(n))
-        return torch.cat([self.encode(batch) for batch in kept])
+        return torch.cat([self._codes(rows) for rows in kept])
 
     def fitting_bytes(self, n: int) -> int:
         """Expected memory of ``fit_encode`` on n samples."""

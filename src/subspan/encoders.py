@@ -35,6 +35,7 @@ class Encoder(nn.Module):
     name: str
     options: tuple[str, ...] = ()  # what a user may set through make_encoder
     trainable = True
+    whitened = False  # codes of unit length, spread alike in all directions: products are comparable as they are
 
     def __init__(self, input_shape: Ints, code_shape: Ints) -> None:
         super().__init__()

@@ -30,19 +30,22 @@ class Pairs:
     partners : Tensor of shape (m,), int64
     weights : Tensor of shape (m,)
         ``A_s`` of the pair.
+    alike : bool
+        All samples count alike. False: each by the sum of its weights, so one that is sure of nobody hardly counts.
     """
 
     offsets: Tensor
     partners: Tensor
     weights: Tensor
+    alike: bool = True
 
     @classmethod
-    def from_entries(cls, i: Tensor, j: Tensor, weight: Tensor, n: int) -> Pairs:
+    def from_entries(cls, i: Tensor, j: Tensor, weight: Tensor, n: int, alike: bool = True) -> Pairs:
         """Pairs (i, j) with their weights in any order; n is the number of samples."""
         order = i.argsort(stable=True)
         offsets = torch.zeros(n + 1, dtype=torch.int64, device=i.device)
         offsets[1:] = torch.bincount(i, minlength=n).cumsum(0)
-        return cls(offsets, j[order], weight[order])
+        return cls(offsets, j[order], weight[order], alike)
 
     @property
     def n(self) -> int:
@@ -57,10 +60,15 @@ class Pairs:
         return torch.repeat_interleave(self.counts())
 
     def normalised(self) -> Tensor:
-        """Weights divided by the sum of their row, (m,): the transition probabilities of the walk."""
-        rows = self.rows()
-        total = torch.zeros(self.n, dtype=torch.float64, device=rows.device).index_add_(0, rows, self.weights.double())
-        return (self.weights.double() / total[rows]).to(self.weights.dtype)
+        """Weights divided by the sum of their row, (m,): the transition probabilities of the walk.
+
+        Where samples do not count alike, by the mean of these sums, over samples with partners.
+        """
+        rows, weights = self.rows(), self.weights.double()
+        if not self.alike:
+            return (weights * int((self.counts() > 0).sum()) / weights.sum()).to(self.weights.dtype)
+        total = torch.zeros(self.n, dtype=torch.float64, device=rows.device).index_add_(0, rows, weights)
+        return (weights / total[rows]).to(self.weights.dtype)
 
     def symmetric(self) -> scipy.sparse.csr_array:
         """``(A + A^T) / 2`` of the weights A, sparse (n, n) on the CPU."""

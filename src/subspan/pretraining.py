@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from subspan._validation import Samples, iter_slices
 from subspan.components import PrincipalComponents
@@ -14,6 +15,7 @@ from subspan.encoders import Encoder, build_encoder
 from subspan.multiscale import MultiScaleScattering
 from subspan.scattering import ScatteringEncoder
 from subspan.training import Phase
+from subspan.whitened import WhitenedComponents
 
 ENCODE_BATCH = 5000
 FITTED = 20_000  # samples to which a fixed encoder is fitted at most,
@@ -90,8 +92,11 @@ def encode_each(
     """Names and codes (n, d) of several encoders that need no training, on the device; they are fitted to all samples.
 
     Scattering at two scales is computed once for all encoders of the same number of angles, and held meanwhile.
+    Whitened components are computed once, for the longest codes.
     """
     kept: dict[int, list[list[Tensor]]] = {}
+    widest = max((one for one in encoders.values() if one.whitened), key=lambda one: one.n_codes, default=None)
+    whitened: Tensor | None = None
     for name, encoder in encoders.items():
         encoder = encoder.to(device)
         if isinstance(encoder, MultiScaleScattering):
@@ -99,13 +104,17 @@ def encode_each(
                 batches = (samples.batch(rows).to(device) for rows in torch.arange(samples.n).split(ENCODE_BATCH))
                 kept[encoder.L] = encoder.coefficients(batches)
             yield name, encoder.fit_encode_coefficients(kept[encoder.L])
+        elif encoder.whitened:
+            if whitened is None:
+                whitened = encode(samples, cast(Encoder, widest).to(device), device)
+            yield name, normalize(whitened[:, : encoder.n_codes], dim=1)
         else:
             yield name, encode(samples, encoder, device)
 
 
 def restore_encoder(*, name: str, **config: Any) -> Encoder:
     """Encoder of any kind from its ``config()``, for ``load_state_dict``."""
-    for kind in (ScatteringEncoder, MultiScaleScattering, PrincipalComponents):
+    for kind in (ScatteringEncoder, MultiScaleScattering, PrincipalComponents, WhitenedComponents):
         if name == kind.name:
             return kind(**config)
     return build_encoder(name, **config)

@@ -36,10 +36,12 @@ class StreamingPCA:
         Components that will be asked for.
     device : torch.device
         Where eigenvectors are computed.
+    centred : bool
+        False: directions from the origin. The mean counts as zero.
     """
 
-    def __init__(self, d: int, groups: int, k: int, device: torch.device = CPU) -> None:
-        self.device = device
+    def __init__(self, d: int, groups: int, k: int, device: torch.device = CPU, *, centred: bool = True) -> None:
+        self.device, self.centred = device, centred
         self.n, self.mean = 0, np.zeros(d)
         self.group_squares, self.spread = np.zeros(groups), np.zeros(d)
         self.factor, self.limit = np.zeros((0, d)), max(MAX_ROWS, 4 * k)
@@ -67,10 +69,11 @@ class StreamingPCA:
         rows = np.concatenate(self.pending).astype(np.float64)
         self.pending.clear()
         self.group_squares += np.square(rows).reshape(m, len(self.group_squares), -1).sum((0, 2))
-        mean = rows.mean(0)
-        gap = mean - self.mean
-        rows = np.concatenate([rows - mean, math.sqrt(self.n * m / (self.n + m)) * gap[None]])
-        self.mean += gap * (m / (self.n + m))
+        if self.centred:
+            mean = rows.mean(0)
+            gap = mean - self.mean
+            rows = np.concatenate([rows - mean, math.sqrt(self.n * m / (self.n + m)) * gap[None]])
+            self.mean += gap * (m / (self.n + m))
         self.n += m
         self.spread += np.square(rows).sum(0)
         self._add_centred(rows)

@@ -34,6 +34,7 @@ from subspan.spectral import spectral_embedding, spectral_labels
 
 SAMPLES = 5000  # that are looked at
 GAMMAS = (0.1, 1.0, 10.0, 100.0)
+WHITE = GAMMAS[-1]  # of codes that are whitened already: their products stay as they are
 LANDMARKS, FAR = 3000, 150  # samples that are looked at at the scale of a cluster, and neighbours of each at most
 NEGATIVE = 0.001  # share of the neighbours with negative coefficients from which it matters what these count,
 CLEARER = 0.75  # and what positive ones alone may leave open at most, of 1 - association, if they alone count
@@ -200,8 +201,9 @@ def choose_encoder(
     some = samples.subset(_some(samples.n, limit))
     scores = {}
     for name, z in encode_each(some, encoders, device):
-        Z = normalize(z - z.mean(dim=0), dim=1)
-        scores[name] = choose_expression(Z, k, m, positive=positive).association
+        white = encoders[name].whitened
+        Z = z if white else normalize(z - z.mean(dim=0), dim=1)
+        scores[name] = choose_expression(Z, k, m, WHITE if white else None, positive).association
     return max(scores, key=lambda name: scores[name]), scores
 
 

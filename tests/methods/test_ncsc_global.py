@@ -20,6 +20,7 @@ from subspan.merging import UNEVEN, Consensus, are_groups
 from subspan.methods import _ncsc_stages as stages
 from subspan.methods._ncsc_classifiers import ClassifierStage, Worth, head_scores
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours
+from subspan.methods._ncsc_plan import SCATTERING, WHITENED
 from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_settling import SettlingStage
 from subspan.methods._ncsc_stages import CollaborationStage
@@ -28,6 +29,7 @@ from subspan.neighbours import GlobalSelfExpression
 from subspan.proposals import propose
 from subspan.self_expression import ClosedFormSelfExpression
 
+KINDS = {"identity": "identity"} | dict.fromkeys(WHITENED, "whitened")
 FAST = {"epochs": {"starts": 2, "classifier": 2, "settling": 2}, "head_width": 32, "random_state": 0}
 UNSETTLED = FAST | {"epochs": FAST["epochs"] | {"settling": 0}}
 
@@ -52,9 +54,9 @@ def test_a_sample_is_clustered_and_the_rest_predicted(tmp_path):
 def test_images_get_the_codes_with_the_clearest_clusters():
     X = digits(300)
     images = NCSC(10, **FAST).fit(X)
-    assert set(images.encoder_scores_) == {"scattering", "plain-scattering", "identity"}
+    assert list(images.encoder_scores_) == [*SCATTERING, "identity", *WHITENED]
     best = max(images.encoder_scores_, key=lambda name: images.encoder_scores_[name])
-    assert images.encoder_.name == (best if best == "identity" else "multiscale-scattering")
+    assert images.encoder_.name == KINDS.get(best, "multiscale-scattering")
     for name in ("scattering", "plain-scattering"):
         named = NCSC(10, **FAST, encoder=name).fit(X)
         assert isinstance(named.encoder_, MultiScaleScattering)
@@ -62,14 +64,15 @@ def test_images_get_the_codes_with_the_clearest_clusters():
         assert named.encoder_scores_ == {}
 
 
-@pytest.mark.parametrize("name", ["scattering", "plain-scattering", "identity"])
+@pytest.mark.parametrize("name", [*SCATTERING, "identity", *WHITENED])
 def test_the_encoder_that_was_chosen_is_used(monkeypatch, name):
     monkeypatch.setattr(
         "subspan.methods.ncsc.choose_encoder", lambda samples, found, *_: (name, dict.fromkeys(found, 0.0))
     )
     encoder = NCSC(10, **FAST).fit(digits(300)).encoder_
-    assert encoder.name == (name if name == "identity" else "multiscale-scattering")
-    assert getattr(encoder, "contrast", None) == {"scattering": True, "plain-scattering": False}.get(name)
+    assert encoder.name == KINDS.get(name, "multiscale-scattering")
+    assert getattr(encoder, "contrast", None) == SCATTERING.get(name, {}).get("contrast")
+    assert name not in WHITENED or encoder.n_codes == min(10 * WHITENED[name] + 1, 64)
 
 
 def test_vectors_and_tiny_images_stay_as_they_are():

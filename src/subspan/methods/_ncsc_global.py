@@ -16,7 +16,7 @@ from subspan._random import generator
 from subspan.methods._ncsc_setting import Setting
 from subspan.neighbours import GlobalSelfExpression, Neighbours
 from subspan.pairs import Pairs
-from subspan.selection import Graph, choose_expression, choose_graph, landmarks
+from subspan.selection import WHITE, Graph, choose_expression, choose_graph, landmarks
 
 NEIGHBOURS = (3, 10)  # fewest and most per sample
 
@@ -71,7 +71,7 @@ class GlobalSetting(Setting):
             self.search()
         self.chosen.write(cast(Graph, self.graph))  # a stage that is tried again has forgotten it
         if u not in self.found:
-            self.found = {u: cast(Neighbours, self.neighbours).pairs(u)}
+            self.found = {u: cast(Neighbours, self.neighbours).pairs(u, self.encoder.whitened)}
         return self.found[u]
 
     def most_pairs(self) -> int:
@@ -89,12 +89,13 @@ class GlobalSetting(Setting):
         self.searched, self.found = self.codes, {}
 
     def _choose(self, Z: Tensor) -> Graph:
-        k, m = self.n_clusters, self.n_neighbors
-        if self.open_neighbors:
+        k, m, white = self.n_clusters, self.n_neighbors, self.encoder.whitened
+        if self.open_neighbors and not white:
             return choose_graph(Z, k, m, self.positive)
-        if self.gamma is not None and self.positive is not None:
-            return Graph(self.gamma, m, self.positive)
-        found = choose_expression(Z, k, m, self.gamma, self.positive)
+        gamma = WHITE if self.gamma is None and white else self.gamma
+        if gamma is not None and self.positive is not None:
+            return Graph(gamma, m, self.positive)
+        found = choose_expression(Z, k, m, gamma, self.positive)
         return Graph(found.gamma, m, found.positive)
 
 

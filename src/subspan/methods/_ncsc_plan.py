@@ -25,6 +25,7 @@ from subspan.pretraining import Reconstruction
 from subspan.proposals import memory_bytes
 from subspan.self_expression import learned_bytes
 from subspan.training import Phase
+from subspan.whitened import make_whitened
 
 AUTO: dict[str, dict[str, Any]] = {
     "paper": {"gamma": 30.0, "positive": False, "u": 0.9, "balance": (4.0, 1.0), "n_starts": 5},
@@ -43,7 +44,8 @@ RATES = {
 }
 COMPRESSION = {"auto": None, "uniform": 0.0, "uneven": UNEVEN}  # by prior, see subspan.merging
 SCATTERING = {"scattering": {"contrast": True}, "plain-scattering": {"contrast": False}}  # encoders of images
-OPTIONS = dict.fromkeys(SCATTERING, ("n_components", "J", "L")) | {"pca": ("n_components",)}  # of fixed encoders
+WHITENED = {"whitened-3": 3, "whitened-6": 6, "whitened-9": 9}  # dimensions of a cluster
+OPTIONS = dict.fromkeys(SCATTERING, ("n_components", "J", "L")) | dict.fromkeys(("pca", *WHITENED), ("n_components",))
 MAX_PIXELS = 4096  # numbers per image up to which pixels may be the codes
 CANDIDATES = 6  # proposals that are trained on
 SAMPLES_PER_CLUSTER = 20  # the starts have more than k clusters only with so many samples for each
@@ -137,16 +139,20 @@ def _check_augmentation(augmentation: Any) -> None:
             check_number(f"augmentation[{name!r}]", value, 0.0, 180.0 if name == "rotation" else 0.99)
 
 
-def fixed_encoders(shape: tuple[int, ...], n: int) -> dict[str, Encoder]:
-    """Encoders without training for n images of shape (c, h, w), by name: scattering and, if they are few, pixels."""
-    encoders = {name: fixed_encoder(name, shape, n, {}) for name in SCATTERING}
+def fixed_encoders(shape: tuple[int, ...], n: int, k: int) -> dict[str, Encoder]:
+    """Encoders without training for n images of shape (c, h, w) in k clusters, by name.
+
+    Scattering and, if they are few, pixels: as they are, and their whitened components.
+    """
+    encoders = {name: fixed_encoder(name, shape, n, k, {}) for name in SCATTERING}
     if math.prod(shape) <= MAX_PIXELS:
         encoders["identity"] = IdentityEncoder(shape)
+        encoders |= {name: fixed_encoder(name, shape, n, k, {}) for name in WHITENED}
     return encoders
 
 
-def fixed_encoder(name: str, shape: tuple[int, ...], n: int, options: Mapping[str, Any]) -> Encoder:
-    """Encoder without training for n samples, "pca" or scattering.
+def fixed_encoder(name: str, shape: tuple[int, ...], n: int, k: int, options: Mapping[str, Any]) -> Encoder:
+    """Encoder without training for n samples in k clusters: scattering, "pca", or whitened.
 
     Raises
     ------
@@ -158,6 +164,8 @@ def fixed_encoder(name: str, shape: tuple[int, ...], n: int, options: Mapping[st
         check_integer(f"encoder_options[{option!r}]", value, 1)
     if name == "pca":
         return make_components(shape, n, **given)
+    if name in WHITENED:
+        return make_whitened(shape, n, k, WHITENED[name], **given)
     return make_scattering(shape, n, **SCATTERING[name], **given)
 
 

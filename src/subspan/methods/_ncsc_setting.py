@@ -51,6 +51,8 @@ class Setting:
         if self.encoder.trainable or not len(self.codes):
             self.codes = encode(self.samples, self.encoder, self.device)
             self.center = self.codes.mean(dim=0)
+            if self.encoder.whitened:
+                self.center.zero_()  # directions from the origin
 
     def changed_codes(self, batch: Tensor, gen: torch.Generator) -> Tensor:
         """Codes of the samples ``batch``, of randomly changed images where there is augmentation."""

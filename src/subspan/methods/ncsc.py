@@ -86,14 +86,16 @@ class NCSC(Clusterer):
         "global" takes positive pairs from the self-expression of all samples by all others; "paper" is Algorithm 1,
         batch by batch. Parameters that are "auto" follow the recipe.
     encoder : str
-        "scattering", "plain-scattering", "conv", "residual", "preact-residual", "mlp", "identity", "pca", or "auto":
-        "identity" for vectors (embeddings), but "pca" where they have more than 1,024 features; for images
-        "conv" (paper), or of "scattering" (every place divided by its contrast), "plain-scattering" and "identity" the
-        one whose neighbourhoods fall most clearly into k clusters (global), see
+        "scattering", "plain-scattering", "whitened-3", "whitened-6", "whitened-9", "conv", "residual",
+        "preact-residual", "mlp", "identity", "pca", or "auto": "identity" for vectors (embeddings), but "pca" where
+        they have more than 1,024 features; for images "conv" (paper), or of "scattering" (every place divided by its
+        contrast), "plain-scattering", "identity" and whitened pixels (so many components for each cluster, see
+        :mod:`subspan.whitened`) the one whose neighbourhoods fall most clearly into k clusters (global), see
         :func:`subspan.selection.choose_encoder`.
     encoder_options : dict, optional
         Sizes: ``n_components`` of "pca", at most 1,024 by default, which loses nothing of fewer samples;
-        ``n_components``, ``J`` and ``L`` of scattering; for networks see :func:`subspan.encoders.make_encoder`.
+        ``n_components`` of whitened codes; ``n_components``, ``J`` and ``L`` of scattering; for networks see
+        :func:`subspan.encoders.make_encoder`.
     head : {"auto", "conv", "mlp"}
         Classifier on the codes; "auto" is the paper's convolutional one where codes have a spatial layout.
     head_width : int, optional
@@ -191,6 +193,8 @@ class NCSC(Clusterer):
        all samples in one cluster. So the pair term has no
        l2 norm, a balance term is added, and codes are standardised for the head, which has batch normalisation.
     6. *Degenerate codes.* Codes are centred and of unit length in Eq. 9, else shrinking them lowers the loss for free.
+       Whitened ones are not centred: linear subspaces go through the origin. Their affinities are not divided by the
+       maximum of a row, see :meth:`subspan.neighbours.Neighbours.pairs` (global).
     7. *Batches* are made of whole cells of a coarse k-means partition of the codes, redrawn every epoch: in random
        batches of 5000 out of 70,000 most true neighbours are missing. ``batches="random"`` is the plain reading.
     8. *Starts.* A single classifier (``n_starts=1``) ends in one of many local optima. So six are trained side by side
@@ -330,7 +334,7 @@ class NCSC(Clusterer):
         self.encoder_scores_: dict[str, float] = {}
         if not self._is_open(samples):
             return self._encoder(samples, seed)
-        found = fixed_encoders(samples.shape, samples.n)
+        found = fixed_encoders(samples.shape, samples.n, self.n_clusters)
         name, self.encoder_scores_ = choose_encoder(
             samples,
             found,
@@ -355,7 +359,7 @@ class NCSC(Clusterer):
         if name == "auto" and samples.kind == "vector" and samples.shape[0] > MOST:
             name = "pca"
         if name in OPTIONS:
-            return fixed_encoder(name, samples.shape, samples.n, options)
+            return fixed_encoder(name, samples.shape, samples.n, self.n_clusters, options)
         return make_encoder(name, samples.shape, self.n_clusters, generator(seed, 1), **options)
 
     def predict_proba(self, X) -> np.ndarray:
