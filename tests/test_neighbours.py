@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -174,6 +176,8 @@ def test_comparable_affinities_keep_their_size():
     assert pairs.counts().tolist() == [2, 2, 1]
     torch.testing.assert_close(pairs.weights, torch.tensor([1.0, 0.5, 0.1, 0.05, 0.5]) ** POWER)
     assert found.pairs(0.5, comparable=True).counts().tolist() == [1, 0, 0]  # u is compared before the power
+    faint = replace(found, affinity=found.affinity * torch.tensor([[1.0], [0.04], [1.0]]))
+    assert faint.pairs(comparable=True).counts().tolist() == [2, 0, 1]  # .004 of the largest is none
     divided = found.pairs()
     assert divided.alike
     torch.testing.assert_close(divided.weights, torch.tensor([1.0, 0.5, 1.0, 0.5, 1.0]))

@@ -132,10 +132,23 @@ def test_it_can_be_named_for_images_and_not_for_vectors(options, n_codes):
         NCSC(6, encoder="whitened-6", encoder_options=options).fit(X.reshape(len(X), -1))
 
 
-def test_given_parameters_are_kept():
+def test_given_parameters_are_kept_and_others_told():
     X, _ = lit()
     model = NCSC(6, **FAST, encoder="whitened-3", gamma=3.0, positive=True).fit(X)
     assert (model.gamma_, model.positive_) == (3.0, True)
+    told = NCSC(6, encoder="whitened-3").resolved_parameters(X)
+    model = NCSC(6, **FAST, encoder="whitened-3").fit(X)
+    assert (told["gamma"], told["n_neighbors"]) == (model.gamma_, model.n_neighbors_) == (100.0, 10)
+    assert NCSC(6, encoder="identity").resolved_parameters(X)["gamma"] == "by the data"
+
+
+def test_black_images_and_copies_are_clustered():
+    X, _ = lit()
+    X[:9], X[9:20] = 0, X[20]
+    model = NCSC(6, **FAST, encoder="whitened-3").fit(X)
+    for same in (model.labels_[:9], model.labels_[9:21]):
+        assert len(set(same)) == 1
+    assert np.isfinite(model.predict_proba(X)).all()
 
 
 @pytest.mark.parametrize("recipe", ["global", "paper"])

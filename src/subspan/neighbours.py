@@ -34,6 +34,7 @@ RECALL = 0.995  # of the approximate search, measured on a sample of queries
 SAMPLE = 1000  # queries of that measurement, and of the one for negative products
 BLOCK = 10_000
 POWER = 4.0  # of comparable affinities; the code of DSC-Net has 3.5 for faces under changing light, 8 for objects
+FAINT = 0.005  # comparable affinities that are none
 _MIN_SLACK = 1e-9  # 1 - h below this is rounding noise
 
 
@@ -63,10 +64,11 @@ class Neighbours:
 
         ``comparable`` affinities, those of whitened codes of unit length, are divided by the largest of all, since a
         row of small ones is a sample that nobody expresses well, and raised to the power 4, which leaves the sure ones.
+        Below 0.005 they are no pairs: to that power they are less than the rounding of sums over all samples.
         """
         top = self.affinity[:, :1] if not comparable else self.affinity.max()
         A_s = self.affinity / top.clamp_min(torch.finfo(self.affinity.dtype).tiny)
-        row, column = (A_s > u).nonzero(as_tuple=True)
+        row, column = (A_s > (max(u, FAINT) if comparable else u)).nonzero(as_tuple=True)
         weight = A_s[row, column]
         if comparable:
             weight = weight**POWER

@@ -31,7 +31,8 @@ class Pairs:
     weights : Tensor of shape (m,)
         ``A_s`` of the pair.
     alike : bool
-        All samples count alike. False: each by the sum of its weights, so one that is sure of nobody hardly counts.
+        All samples count alike where steps of the walk are added up, see :meth:`normalised`. False: each by the sum of
+        its weights, so one that is sure of nobody hardly counts. A walk begins with any sample that is asked for.
     """
 
     offsets: Tensor

@@ -183,6 +183,7 @@ def choose_encoder(
 ) -> tuple[str, dict[str, float]]:
     """Name of the encoder with the largest :func:`association`, each at its best gamma, and the value of each.
 
+    Whitened codes have gamma 100, which leaves their products as they are. Rows are divided by their maximum for all.
     At most 5000 samples are looked at, of large images as many as an encoder is fitted to.
 
     Parameters

@@ -5,6 +5,9 @@ shape interaction matrix (Costeira and Kanade, 1998), the low-rank representatio
 samples from independent linear subspaces of r dimensions in all it joins only those of one subspace. Rows of U of unit
 length are the codes; their inner products, cosines, are at most 1 for every pair, so they are comparable.
 
+The origin is black: 0 of images in whole numbers, else the smallest entry of all images, which estimators take for it.
+Where that is not black, subspaces do not go through the origin; the one component more than their dimensions holds it.
+
 Images of one face or matt object under changing light lie near such a subspace: of 3 dimensions without shadows
 (Shashua, 1997), of 9 with (Basri and Jacobs, 2003).
 """
@@ -46,6 +49,7 @@ class WhitenedComponents(PrincipalComponents):
         return directions / np.sqrt(np.where(variances > 0, variances, 1.0))
 
     def decode(self, z: Tensor) -> Tensor:
+        """There is no way back: raises NotImplementedError."""
         raise NotImplementedError("Whitened components do not keep the size of a sample: choose 'pca' to decode.")
 
 

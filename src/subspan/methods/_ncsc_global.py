@@ -47,7 +47,8 @@ class GlobalSetting(Setting):
     """What the stages share, with positive pairs from the whole data set.
 
     ``gamma=None`` and ``positive=None`` are chosen by :func:`subspan.selection.choose_expression`, or together with the
-    number of neighbours, where that and gamma are open, by :func:`subspan.selection.choose_graph`.
+    number of neighbours, where that and gamma are open, by :func:`subspan.selection.choose_graph`. Whitened codes have
+    gamma 100 and near neighbours.
     """
 
     n_neighbors: int = NEIGHBOURS[1]

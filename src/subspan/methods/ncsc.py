@@ -64,7 +64,7 @@ from subspan.methods._ncsc_settling import holds
 from subspan.methods._ncsc_time import expected_seconds, spoken
 from subspan.pretraining import fitting_bytes, restore_encoder
 from subspan.progress import Progress
-from subspan.selection import SAMPLES, choose_encoder, most_neighbours
+from subspan.selection import SAMPLES, WHITE, choose_encoder, most_neighbours
 from subspan.self_expression import (
     ClosedFormSelfExpression,
     LearnedSelfExpression,
@@ -104,14 +104,15 @@ class NCSC(Clusterer):
         Solve for C in every shuffled batch, or learn it for fixed batches as the paper does (deviation 3).
     gamma : float or "auto"
         Ridge weight of self-expression relative to the mean eigenvalue of ``Z^T Z`` (deviation 4). "auto": 30 (paper),
-        or chosen as the encoder is, see :func:`subspan.selection.choose_graph` (global).
+        or chosen as the encoder is, see :func:`subspan.selection.choose_graph`; 100 for whitened codes (global).
     positive : bool or "auto"
         Negative coefficients of Eq. 4 count as zero, not by their size (deviation 10). "auto": no (paper), or where
         the graph of neighbours then falls far more clearly into k clusters (global), see
         :func:`subspan.selection.choose_expression`.
     n_neighbors : int or "auto"
         Positive pairs per sample at most (global). "auto": half an average cluster, from 3 to 10; where these mislead
-        and gamma is open too, up to 150 among 3000 landmarks, see :func:`subspan.selection.choose_graph`.
+        and gamma is open too, and codes are not whitened, up to 150 among 3000 landmarks, see
+        :func:`subspan.selection.choose_graph`.
     batch_size : int
         Samples whose self-expression is solved together.
     batches : {"local", "random"}
@@ -396,17 +397,18 @@ class NCSC(Clusterer):
         """Values that a fit on X takes for parameters that leave some open; "by the data" is found from codes."""
         defaults, samples = super().resolved_parameters(X), self._inspect(X)
         encoder = self._encoder(samples, 0)
+        white = self.recipe == "global" and encoder.whitened
         found: dict[str, Any] = {
             "encoder": "by the data" if self._is_open(samples) else encoder.name,
             "head": self._heads(encoder, 1, self.n_clusters).name,
-            "gamma": self._auto("gamma") or "by the data",
+            "gamma": self._auto("gamma") or (WHITE if white else "by the data"),
             "positive": "by the data" if self._auto("positive") is None else bool(self._auto("positive")),
             "n_starts": self._auto("n_starts"),
             "overcluster": self._n_fine(samples.n) / self.n_clusters,
         }
         if self.recipe == "global":
             m = self._n_neighbors(samples.n)
-            found["n_neighbors"] = f"{m}, or more by the data" if self._open_neighbors else m
+            found["n_neighbors"] = f"{m}, or more by the data" if self._open_neighbors and not white else m
         return defaults | found | {name: check_pair(self._auto(name)) for name in ("u", "balance")}
 
     def _all_epochs(self) -> dict[str, int]:
@@ -423,10 +425,11 @@ class NCSC(Clusterer):
 
     def _memory_parts(self, n: int, encoder: Encoder, n_codes: int) -> dict[str, int]:
         paper, m = self.recipe == "paper", self._n_neighbors(n)
+        far = self._open_neighbors and not encoder.whitened
         return memory_parts(
             n,
             n_codes,
-            neighbours=0 if paper else most_neighbours(n, self.n_clusters, m) if self._open_neighbors else m,
+            neighbours=0 if paper else most_neighbours(n, self.n_clusters, m) if far else m,
             batch_size=self.batch_size,
             joint=(paper or encoder.trainable) and self._all_epochs()["collaboration"] > 0,
             learned=self.self_expression == "parameter",
