@@ -78,7 +78,7 @@ def selected_pairs(model: NCSC, Z: torch.Tensor) -> Pairs:
         m = int(rule["limit"])
         among = landmarks(len(Z)) if model.n_neighbors == "auto" and m > NEIGHBOURS[1] else None
         fitted = GlobalSelfExpression(gamma, model.positive_).fit(Z)
-        return fitted.neighbours(Z, m, gen=generator(0), among=among).pairs(rule["u"])
+        return fitted.neighbours(Z, m, gen=generator(0), among=among).pairs(rule["u"], model.encoder_.whitened)
     gen = generator(0)
     if model.batches == "local":
         batches = local_batches(Z, model.batch_size, gen)
@@ -94,7 +94,7 @@ def run(X: np.ndarray, y: np.ndarray, seed: int, parameters: dict) -> dict[str, 
         model = NCSC(len(np.unique(y)), random_state=seed, **parameters).fit(X)
     seconds = round(time.perf_counter() - began, 1)
     codes = torch.from_numpy(model.transform(X))
-    pairs = selected_pairs(model, normalize(codes - codes.mean(dim=0), dim=1))
+    pairs = selected_pairs(model, normalize(codes - model.center_.cpu(), dim=1))
     label = torch.from_numpy(np.unique(y, return_inverse=True)[1])
     same = label[pairs.rows()] == label[pairs.partners]
     scores = {name: round(100 * float(v), 2) for name, v in evaluate(y, model.labels_).items() if name != "n"}

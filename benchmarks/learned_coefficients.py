@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     model, data = subspan.load(options.model), load_dataset(options.source)
     codes = torch.from_numpy(model.transform(data.X))
-    Z = normalize(codes - codes.mean(dim=0), dim=1)
+    Z = normalize(codes - model.center_.cpu(), dim=1)
     batch = local_batches(Z, options.batch, generator(0))[0]
     Z, y = Z[batch], torch.from_numpy(np.unique(data.y, return_inverse=True)[1])[batch]
     print(f"{len(Z)} samples, gamma {model.gamma_:g}, u {options.u}\n")

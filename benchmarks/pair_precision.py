@@ -92,7 +92,7 @@ def parameters(text: str) -> dict[str, Any]:
 def reference(model: NCSC, X: np.ndarray, k: int) -> Pairs:
     """Ten neighbours of each sample by self-expression of the codes by all others, gamma chosen without labels."""
     codes = torch.from_numpy(model.transform(X))
-    Z = normalize(codes - codes.mean(dim=0), dim=1)
+    Z = normalize(codes - model.center_.cpu(), dim=1)
     found = choose_expression(Z, k, 10)
     return GlobalSelfExpression(found.gamma, found.positive).fit(Z).neighbours(Z, 10, gen=generator(0)).pairs()
 
