@@ -110,8 +110,13 @@ def make_components(
     p = math.prod(input_shape)
     if n_components is None:
         n_components = max(1, min(MOST, n_samples - 1, p))
+    check_components(n_components, p)
+    return PrincipalComponents(input_shape, n_components)
+
+
+def check_components(n_components: int, p: int) -> None:
+    """Raise InvalidInputError unless samples of p numbers have so many components."""
     if not 1 <= n_components <= p:
         raise InvalidInputError(
             f"n_components is {n_components}; give at least 1 and at most {p}, the size of a sample."
         )
-    return PrincipalComponents(input_shape, n_components)

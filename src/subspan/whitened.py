@@ -21,7 +21,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from subspan.components import PrincipalComponents
+from subspan.components import PrincipalComponents, check_components
 from subspan.errors import InvalidInputError
 
 
@@ -71,8 +71,5 @@ def make_whitened(
     p = math.prod(input_shape)
     if n_components is None:
         n_components = max(1, min(dimension * n_clusters + 1, n_samples - 1, p))
-    if not 1 <= n_components <= p:
-        raise InvalidInputError(
-            f"n_components is {n_components}; give at least 1 and at most {p}, the size of a sample."
-        )
+    check_components(n_components, p)
     return WhitenedComponents(input_shape, n_components)
