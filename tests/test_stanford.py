@@ -12,7 +12,15 @@ from typer.testing import CliRunner
 
 from subspan.cli import app
 from subspan.datasets import list_datasets, load_dataset, stanford
-from subspan.datasets.stanford import CLASSES, KINDS, NAME, choose_paths, load_stanford_online_products
+from subspan.datasets.stanford import (
+    CLASSES,
+    KINDS,
+    NAME,
+    choose_paths,
+    load_stanford_online_products,
+    published_ids,
+    read_ids,
+)
 from subspan.errors import DataNotFoundError, InvalidInputError
 
 PER_KIND = 4
@@ -96,6 +104,37 @@ def test_mistakes_are_named(tree, tmp_path):
     (tree / "Ebay_info.txt").write_text("a b c\n1 2 3\n")
     with pytest.raises(InvalidInputError, match=r"Ebay_info\.txt is not the list"):
         load_stanford_online_products(tree)
+
+
+# images of each class in the official lists of the training and the test part, in the order of KINDS
+TRAIN = (4168, 5848, 5845, 4985, 2993, 5013, 6304, 6731, 3472, 4367, 5470, 4355)
+TEST = (4145, 6220, 6226, 4713, 3003, 5101, 6226, 6895, 3959, 4019, 5638, 4357)
+
+
+def test_published_ids_are_of_their_classes():
+    """Ids run through the classes of the training part, then of the test part."""
+    published = published_ids()
+    assert list(published) == list(CLASSES)
+    assert [len(images) for images in published.values()] == [1006] * 6 + [1005] * 4
+    ends = np.cumsum(TRAIN + TEST)
+    assert ends[-1] == 120_053
+    for label, images in enumerate(published.values()):
+        assert images == sorted(set(images))
+        kinds = np.searchsorted(ends, images) % len(KINDS)  # ids begin at one
+        assert (kinds == label).all()
+        assert 0.3 < np.mean(np.array(images) > sum(TRAIN)) < 0.7, "both parts are drawn from"
+
+
+def test_the_default_part_must_be_the_published_one(tree, monkeypatch):
+    monkeypatch.setattr(stanford, "SIZE", 20)
+    with pytest.raises(InvalidInputError, match=r"image 3 is the first of 10074 in only one of both"):
+        load_stanford_online_products(tree, size=20)
+    part = load_stanford_online_products(tree, classes=KINDS[:9], size=18)
+    assert len(part.X) == 18, "other parts have no published list"
+    listed = read_ids(tree)
+    own = [listed[path] for path in choose_paths(list(listed), CLASSES, 20)[0]]
+    monkeypatch.setattr(stanford, "published_ids", lambda: {"all": own})
+    assert [listed[path] for path in load_stanford_online_products(tree, size=20).names] == own
 
 
 def test_the_set_has_a_name(tree, monkeypatch):

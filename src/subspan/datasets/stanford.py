@@ -4,12 +4,15 @@ The NCSC paper clusters 10,056 of the 120,053 images, of ten kinds, as 32 x 32 g
 is fixed here, without looking at any result: the first ten kinds in alphabetical order, the same number of images of
 each (one more of the first ones where it does not divide), and of a kind those whose path has the smallest SHA-256
 together with :data:`SEED`. The digest, unlike a random generator, is the same in every version of every library.
+The ids of these images are in ``stanford_online_products.txt`` beside this file, and what is loaded is compared with
+them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +83,8 @@ def load_stanford_online_products(
     DataNotFoundError
         The files are not there, or the archive is and was not unpacked.
     InvalidInputError
-        The archive or a list is damaged, a class unknown, or there are fewer images of a class than asked for.
+        The archive or a list is damaged, a class unknown, there are fewer images of a class than asked for, or the
+        default part is not the published one.
     """
     if unknown := [name for name in classes if name not in KINDS]:
         raise InvalidInputError(f"There is no class '{unknown[0]}' in {NAME}: choose from {', '.join(KINDS)}.")
@@ -94,7 +98,10 @@ def load_stanford_online_products(
             check_archive(folder / ARCHIVE)
             raise DataNotFoundError(f"{folder / ARCHIVE} is whole but not unpacked: unzip it there.")
         raise DataNotFoundError(f"{NAME} is not on this machine: {HOW_TO_GET}.")
-    paths, labels = choose_paths(read_paths(root), classes, size)
+    listed = read_ids(root)
+    paths, labels = choose_paths(list(listed), classes, size)
+    if (tuple(classes), size) == (CLASSES, SIZE):
+        check_published(listed, paths)
     X, kept, skipped = decode_files(root, paths, image_size, rgb=color == "rgb")
     if skipped:
         raise InvalidInputError(
@@ -155,8 +162,8 @@ def find_root(folder: Path | None) -> Path | None:
     return None
 
 
-def read_paths(root: Path) -> list[str]:
-    """Paths of all images, training and test part, from the lists.
+def read_ids(root: Path) -> dict[str, int]:
+    """Image id of every path, training and test part, from the lists.
 
     Raises
     ------
@@ -164,13 +171,37 @@ def read_paths(root: Path) -> list[str]:
         A list has another form.
     """
     names = ["Ebay_info.txt"] if (root / "Ebay_info.txt").is_file() else ["Ebay_train.txt", "Ebay_test.txt"]
-    paths = []
+    ids: dict[str, int] = {}
     for name in names:
         rows = [line.split() for line in (root / name).read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not rows or rows[0] != _HEAD or any(len(row) != len(_HEAD) for row in rows):
+        if not rows or rows[0] != _HEAD or any(len(row) != len(_HEAD) or not row[0].isdecimal() for row in rows[1:]):
             raise InvalidInputError(f"{root / name} is not the list of {NAME}: unpack the archive again.")
-        paths += [row[-1] for row in rows[1:]]
-    return paths
+        ids |= {row[-1]: int(row[0]) for row in rows[1:]}
+    return ids
+
+
+def published_ids() -> dict[str, list[int]]:
+    """Ids of the images of the default part by class, ascending, as this project publishes them."""
+    text = (files("subspan.datasets") / "stanford_online_products.txt").read_text(encoding="utf-8")
+    rows = [line.split(": ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: [int(image) for image in images.split()] for name, images in rows}
+
+
+def check_published(ids: Mapping[str, int], chosen: Sequence[str]) -> None:
+    """Compare the ids of the chosen paths with the published ones.
+
+    Raises
+    ------
+    InvalidInputError
+        They differ: the lists are not those of the official archive, and figures on them could not be compared.
+    """
+    published = {image for images in published_ids().values() for image in images}
+    if strange := sorted({ids[path] for path in chosen} ^ published):
+        raise InvalidInputError(
+            f"The lists of {NAME} here lead to other images than the published {len(published)} (image {strange[0]} is "
+            f"the first of {len(strange)} in only one of both): they are not those of the official archive, unpack it "
+            "again."
+        )
 
 
 def choose_paths(paths: Sequence[str], classes: Sequence[str], size: int | None) -> tuple[list[str], np.ndarray]:
