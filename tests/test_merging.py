@@ -21,6 +21,7 @@ from subspan.merging import (
     label_flow,
     label_information,
     merge_clusters,
+    merge_each,
     mutual_information,
     normalised_association,
 )
@@ -190,18 +191,34 @@ def test_moves_mend_what_greed_did():
     truth = torch.tensor([0, 0, 0, 1, 1, 1])
     flow = torch.where(truth[:, None] == truth, 1.0, 0.05).double()
     given = torch.tensor([[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1]])
-    groups = _redraw(flow / flow.sum(), given, 2)
+    groups = _redraw((flow / flow.sum())[None], given[None], 2)[0]
     assert all(torch.equal(group[:, None] == group, truth[:, None] == truth) for group in groups)
     assert given.tolist() == [[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 1]]
 
 
-@pytest.mark.parametrize("compression", [0.0, 0.7])
+@pytest.mark.parametrize("compression", [0.0, 0.2])
 def test_beginnings_side_by_side_end_as_each_alone(compression):
-    flow, given = random_flow(12, 0), torch.randint(4, (6, 12), generator=gen(1))
-    given[:, :4] = torch.arange(4)
-    alone = torch.cat([_redraw(flow, one[None], 4, compression) for one in given])
-    assert torch.equal(_redraw(flow, given, 4, compression), alone)
-    assert not torch.equal(alone, given)
+    flows, given = torch.stack([random_flow(12, 0), random_flow(12, 2)]), torch.randint(4, (2, 6, 12), generator=gen(1))
+    given[:, :, :4] = torch.arange(4)
+    together = _redraw(flows, given, 4, compression)
+    for flow, own, found in zip(flows, given, together, strict=True):
+        alone = torch.cat([_redraw(flow[None], one[None, None], 4, compression)[0] for one in own])
+        assert torch.equal(found, alone)
+        assert not torch.equal(alone, own)
+    assert not torch.equal(_redraw(flows[:1], given[1:], 4, compression), together[1:]), "its own flow matters"
+
+
+@pytest.mark.parametrize("held", [1, 10**9])
+def test_flows_are_merged_as_each_alone(monkeypatch, held):
+    """Of one size and of others, also too few to merge; and where memory holds only one flow at a time."""
+    monkeypatch.setattr("subspan.merging.SIDE_BY_SIDE", held)
+    flows = [random_flow(m, seed) for seed, m in enumerate((9, 7, 3, 9, 9, 7))]
+    apart = gen(5)
+    expected = [merge_clusters(flow, 3, apart, 0.3) for flow in flows]
+    found = merge_each(flows, 3, gen(5), 0.3)
+    assert [[group.tolist() for group in groups] for groups in found] == [
+        [group.tolist() for group in groups] for groups in expected
+    ]
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -440,7 +457,7 @@ def test_labels_that_are_no_groups_are_left_out_unless_there_are_no_others(monke
 @pytest.mark.parametrize("compression", [0.0, 0.7])
 def test_groups_by_association_are_a_beginning_where_sizes_may_differ(monkeypatch, compression):
     flow, begun = random_flow(9, 0), []
-    monkeypatch.setattr("subspan.merging._redraw", lambda flow, groups, *_: begun.extend(groups) or groups)
+    monkeypatch.setattr("subspan.merging._redraw", lambda flows, groups, *_: begun.extend(groups[0]) or groups)
     merge_clusters(flow, 3, gen(0), compression, random=0)
     expected = [_merge_greedily(flow, 3, compression)] + [_merge_by_association(flow, 3)] * (compression > 0)
     assert [group.tolist() for group in begun] == [group.tolist() for group in expected]

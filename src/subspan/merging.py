@@ -13,6 +13,7 @@ bottleneck (Strouse and Schwab, 2017) maximises ``I(T; T') - beta H(T)`` instead
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ MAX_CELLS = 200  # but only the coarsest beyond so many cells
 MERGES = 3  # kept of each resolution
 RANDOM_BEGINNINGS = 8
 SWEEPS = 30
+SIDE_BY_SIDE = 4_000_000  # entries of flows that are worked on at once
 BLOCK = 20_000  # samples whose arrivals are held at once
 TRIED, UNEVEN = 0.5, 0.85  # compression that is tried against none, and the one that is used if it does better:
 CUT = 0.8  # if the normalised cut of its groups is below this share of the other
@@ -236,15 +238,40 @@ def merge_clusters(
     list of Tensors of shape (m,), int64
         Group of each cluster; the best first, each with another mutual information.
     """
-    flow = flow.double()
+    return merge_each([flow], k, gen, compression, random)[0]
+
+
+def merge_each(
+    flows: Sequence[Tensor], k: int, gen: torch.Generator, compression: float = 0.0, random: int = RANDOM_BEGINNINGS
+) -> list[list[Tensor]]:
+    """:func:`merge_clusters` of several flows; those with equally many clusters go on side by side, which is faster."""
+    flows = [flow.double() for flow in flows]
+    beginnings = [_beginnings(flow, k, gen, compression, random) for flow in flows]
+    merged: dict[int, list[Tensor]] = {}
+    for m in {len(flow) for flow in flows}:
+        same = [i for i, flow in enumerate(flows) if len(flow) == m]
+        width = max(1, SIDE_BY_SIDE // m**2)
+        for part in (same[start : start + width] for start in range(0, len(same), width)):
+            drawn = _redraw(
+                torch.stack([flows[i] for i in part]), torch.stack([beginnings[i] for i in part]), k, compression
+            )
+            merged |= {i: _best_first(flows[i], groups, k, compression) for i, groups in zip(part, drawn, strict=True)}
+    return [merged[i] for i in range(len(flows))]
+
+
+def _beginnings(flow: Tensor, k: int, gen: torch.Generator, compression: float, random: int) -> Tensor:
+    """Groups (b, m) of the m clusters, greedy ones and random ones; each its own where there are not more than k."""
     m = len(flow)
     if m <= k:
-        return [torch.arange(m)]
-    beginnings = [_merge_greedily(flow, k, compression)]
+        return torch.arange(m)[None]
+    found = [_merge_greedily(flow, k, compression)]
     if compression > 0:
-        beginnings.append(_merge_by_association(flow, k))
-    beginnings += [torch.arange(m)[torch.randperm(m, generator=gen)] % k for _ in range(random)]
-    groups = _redraw(flow, torch.stack(beginnings), k, compression)
+        found.append(_merge_by_association(flow, k))
+    return torch.stack(found + [torch.arange(m)[torch.randperm(m, generator=gen)] % k for _ in range(random)])
+
+
+def _best_first(flow: Tensor, groups: Tensor, k: int, compression: float) -> list[Tensor]:
+    """Groups (b, m) by falling information, one of each value."""
     values = {round(float(mutual_information(group_flow(flow, group, k), compression)), 9): group for group in groups}
     return [values[value] for value in sorted(values, reverse=True)]
 
@@ -294,49 +321,55 @@ def _row_losses(rows: Tensor, a: int, compression: float = 0.0) -> Tensor:
     return loss
 
 
-def _redraw(flow: Tensor, groups: Tensor, k: int, compression: float = 0.0) -> Tensor:
+def _redraw(flows: Tensor, groups: Tensor, k: int, compression: float = 0.0) -> Tensor:
     """Take single clusters out and put each where most information is won, until none moves.
 
     Parameters
     ----------
-    flow : Tensor of shape (m, m)
-    groups : Tensor of shape (b, m)
-        Several beginnings, which go on side by side.
+    flows : Tensor of shape (d, m, m)
+    groups : Tensor of shape (d, b, m)
+        Several beginnings for each flow, which go on side by side.
 
     Returns
     -------
-    Tensor of shape (b, m)
+    Tensor of shape (d, b, m)
     """
-    groups, every = groups.clone(), torch.arange(len(groups))
-    member = one_hot(groups, k).to(flow.dtype)
-    size = member.sum(dim=1)
-    outward = flow @ member  # (b, m, k), from every cluster to every group
-    between = member.transpose(1, 2) @ outward  # (b, k, k)
+    member = one_hot(groups, k).to(flows.dtype)
+    outward = (flows[:, None] @ member).flatten(0, 1)  # (d b, m, k), from every cluster to every group
+    member, flow = member.flatten(0, 1), torch.arange(len(flows)).repeat_interleave(groups.shape[1])
+    between = member.transpose(1, 2) @ outward  # (d b, k, k)
+    size, inner = member.sum(dim=1), flows.diagonal(dim1=1, dim2=2)[flow]  # from every cluster to itself
+    groups, shape = groups.flatten(0, 1).clone(), groups.shape
+    settled, live = groups.clone(), torch.arange(len(flow))
     for _ in range(SWEEPS):
-        moved = False
-        for a in range(len(flow)):
-            home = groups[:, a]
+        every, moved = torch.arange(len(live)), torch.zeros(len(live), dtype=torch.bool)
+        for a in range(flows.shape[1]):
+            home, own = groups[:, a], inner[:, a]
             to = outward[:, a].clone()
-            to[every, home] -= flow[a, a]
+            to[every, home] -= own
             rest = between.clone()
-            _add(rest, every, home, -to, -flow[a, a])
-            gain = joining_gains(rest.clamp_min(0.0), to.clamp_min(0.0), flow[a, a], compression)
+            _add(rest, every, home, -to, -own)
+            gain = joining_gains(rest.clamp_min(0.0), to.clamp_min(0.0), own[:, None], compression)
             best = gain.argmax(dim=1)
             move = (size[every, home] > 1) & (gain[every, best] > gain[every, home] + 1e-12)  # no group becomes empty
             b = move.nonzero()[:, 0]
             if not len(b):
                 continue
-            moved, target = True, best[b]
+            moved[b], target = True, best[b]
             between[b] = rest[b]
-            _add(between, b, target, to[b], flow[a, a])
-            outward[b, :, home[b]] -= flow[a]
-            outward[b, :, target] += flow[a]
+            _add(between, b, target, to[b], own[b])
+            outward[b, :, home[b]] -= flows[flow[b], a]
+            outward[b, :, target] += flows[flow[b], a]
             size[b, home[b]] -= 1
             size[b, target] += 1
             groups[b, a] = target
-        if not moved:
+        settled[live] = groups
+        if not moved.any():
             break
-    return groups
+        live, groups, outward, between, size, inner, flow = (
+            state[moved] for state in (live, groups, outward, between, size, inner, flow)
+        )
+    return settled.view(shape)
 
 
 def _add(between: Tensor, b: Tensor, group: Tensor, to: Tensor, inner: Tensor) -> None:
@@ -355,7 +388,7 @@ def joining_gains(between: Tensor, to: Tensor, inner: Tensor, compression: float
         Flow between the other groups, in b cases.
     to : Tensor of shape (b, k)
         Flow from the cluster to the groups.
-    inner : Tensor
+    inner : Tensor of shape (b, 1) or ()
         Flow from the cluster to itself.
     compression : float
     """

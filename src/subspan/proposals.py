@@ -32,7 +32,7 @@ from subspan.merging import (
     information_share,
     label_flow,
     label_information,
-    merge_clusters,
+    merge_each,
     mutual_information,
 )
 from subspan.pairs import Pairs
@@ -144,26 +144,26 @@ def memory_bytes(n: int, k: int) -> int:
 
 
 def _search(
-    cells: Iterable[Tensor], pairs: Pairs, k: int, gen: torch.Generator, compression: float, known: Sequence[Tensor]
+    cells: Sequence[Tensor], pairs: Pairs, k: int, gen: torch.Generator, compression: float, known: Sequence[Tensor]
 ) -> list[Tensor]:
     """Labels (n,) by falling information, all of different information, from divisions into cells."""
     found: dict[float, Tensor] = {}
 
-    def join(cell: Tensor) -> None:
-        flow = label_flow(cell, pairs, int(cell.max()) + 1).cpu()
-        for group in merge_clusters(flow, k, gen, compression, RANDOM_BEGINNINGS)[:KEPT]:
-            value = float(mutual_information(group_flow(flow, group, k), compression))
-            found.setdefault(round(value, 9), group.to(cell.device)[cell])
+    def join(cells: Sequence[Tensor]) -> None:
+        flows = [label_flow(cell, pairs, int(cell.max()) + 1).cpu() for cell in cells]
+        merged = merge_each(flows, k, gen, compression, RANDOM_BEGINNINGS)
+        for cell, flow, groups in zip(cells, flows, merged, strict=True):
+            for group in groups[:KEPT]:
+                value = float(mutual_information(group_flow(flow, group, k), compression))
+                found.setdefault(round(value, 9), group.to(cell.device)[cell])
 
     for labels in known:
         found.setdefault(round(float(mutual_information(label_flow(labels, pairs, k), compression)), 9), labels)
 
-    for cell in cells:
-        join(cell)
+    join(cells)
     for _ in range(ROUNDS):
         best = [found[value] for value in sorted(found, reverse=True)]
-        for count in PARENTS:
-            join(shared_cells(torch.stack(best[:count]), max(cell_counts(k))))
+        join([shared_cells(torch.stack(best[:count]), max(cell_counts(k))) for count in PARENTS])
     return [found[value] for value in sorted(found, reverse=True)]
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from subspan._random import generator
 from subspan.centroids import kmeans_cells
-from subspan.merging import cell_counts, merge_clusters
+from subspan.merging import cell_counts, merge_each
 from subspan.methods._ncsc_classifiers import ClassifierStage
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_setting import Setting
@@ -27,7 +27,7 @@ SOME = 256  # samples that are timed
 BATCH = 1000  # of self-expression that is timed
 SEARCH = 2.5  # a search for the largest products, compared with the products alone: both signs, and the sorting
 INVERTED = 64  # over sqrt(n): what an inverted file takes, with its making, compared with all products
-GROUPS, JOIN = 40, 2.5  # joining is timed with so many groups; cells of data take longer, and some are joined twice
+GROUPS, JOIN = 40, 1.5  # joining is timed with so many groups; cells of data take longer, and some are joined again
 JOINT = 4.0  # a step of Eq. 8 compared with the solution for C alone
 
 
@@ -116,8 +116,10 @@ def _proposals(setting: Setting) -> float:
     few = min(k, GROUPS)
     group = torch.arange(max(cell_counts(few))) % few
     flow = (group[:, None] == group) + 0.1 * torch.rand(len(group), len(group), generator=gen, dtype=torch.float64)
-    join = _timed(lambda: merge_clusters(flow + flow.T, few, gen, MILD, RANDOM_BEGINNINGS))
-    return count_divisions(n, k) * (kmeans + JOIN * join * (cells / len(group)) * (k / few))
+    divisions, sizes = count_divisions(n, k), len(cell_counts(k))
+    flows = [flow + flow.T] * (divisions // sizes)
+    join = _timed(lambda: merge_each(flows, few, gen, MILD, RANDOM_BEGINNINGS))
+    return divisions * kmeans + sizes * JOIN * join * (cells / len(group)) * (k / few)
 
 
 def _search(setting: Setting) -> float:
