@@ -220,6 +220,24 @@ def csv(tmp_path: Path, text: str, name: str = "t.csv") -> Path:
     return path
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_large_numbers_keep_their_digits(tmp_path: Path, suffix: str) -> None:
+    """Seconds since 1970, which float32 rounds to two minutes."""
+    times, path = [1_700_000_000.25, 1_700_000_060.5, 1_700_000_120.0], tmp_path / f"t.{suffix}"
+    if suffix == "csv":
+        csv(tmp_path, "time,x\n" + "".join(f"{time},1\n" for time in times))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table({"time": times, "x": [1, 1, 1]}), path)
+    assert load_dataset(path).X[:, 0].tolist() == times
+
+
+def test_empty_lines_before_a_table_do_not_matter(tmp_path: Path) -> None:
+    for head in ("a,b\n", ""):
+        data = load_dataset(csv(tmp_path, f"\n  \n{head}1,2\n\n3,4\n"))
+        assert data.X.tolist() == [[1, 2], [3, 4]]
+
+
 def test_csv_with_header_labels_and_names(tmp_path: Path) -> None:
     data = load_dataset(csv(tmp_path, 'name,a,Label,b\nu,1.5,cat,2\n"v,w",3,dog,4e1\nx,5,cat,6\n'))
     np.testing.assert_array_equal(data.X, np.float32([[1.5, 2], [3, 40], [5, 6]]))
@@ -325,6 +343,17 @@ def test_a_run_in_the_folder_of_its_images_is_no_part_of_them(tmp_path: Path) ->
     (tmp_path / "run" / "config.json").write_text("{}")
     (tmp_path / "config" / "config.json").write_text("{}")  # of something else
     assert load_dataset(tmp_path).names == ["a.png", "config/b.png"]
+
+
+def test_folders_behind_links_are_read_but_not_for_ever(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for folder in (root / "a", elsewhere / "deep"):
+        folder.mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "x.png")
+    (root / "b").symlink_to(elsewhere)
+    (elsewhere / "deep" / "up").symlink_to(elsewhere)
+    (root / "a" / "up").symlink_to(root)
+    assert load_dataset(root).names == ["a/x.png", "b/deep/x.png"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are UTF-16 there")
@@ -514,6 +543,9 @@ def test_label_files(tmp_path: Path) -> None:
     named = read_label_file(csv(tmp_path, "name,label\nq,red\np,blue\n", "b.csv"))
     assert named.y.tolist() == [1, 0]
     assert named.names == ["q", "p"]
+    for text in ("name;label\nq;red\np;blue\n", ",label\nq,red\np,blue\n", "\nlabel\tfile\nred\tq\nblue\tp\n"):
+        other = read_label_file(csv(tmp_path, text, "b.csv"))
+        assert (other.y.tolist(), other.names) == (named.y.tolist(), named.names)
     np.save(tmp_path / "c.npy", np.array([2, 0]))
     assert read_label_file(tmp_path / "c.npy").y.tolist() == [2, 0]
     np.savez(tmp_path / "d.npz", X=np.ones((2, 2)), y=np.array([1, 0]))
@@ -525,6 +557,8 @@ def test_label_files_that_do_not_work(tmp_path: Path) -> None:
         read_label_file(tmp_path / "none.csv")
     with pytest.raises(InvalidInputError, match="none called 'label'"):
         read_label_file(csv(tmp_path, "1,2\n3,4\n"))
+    with pytest.raises(InvalidInputError, match="none called 'label'"):
+        read_label_file(csv(tmp_path, "s0;a\ns1;b\n"))
     with pytest.raises(InvalidInputError, match="holds no labels"):
         read_label_file(csv(tmp_path, ""))
     (tmp_path / "x.npy").write_bytes(b"junk")

@@ -86,9 +86,16 @@ def _parse_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | N
 
 
 def _list_files(root: Path) -> list[str]:
-    names = []
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not (name.startswith(".") or _is_run(Path(folder) / name))]
+    names: list[str] = []
+    above: dict[str, set[str]] = {}
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        above[folder] = above.get(str(Path(folder).parent), set()) | {os.path.realpath(folder)}
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if not (name.startswith(".") or _is_run(Path(folder) / name))
+            and os.path.realpath(Path(folder) / name) not in above[folder]  # a link back to a folder that it is in
+        ]
         names += [(Path(folder) / name).relative_to(root).as_posix() for name in files if not name.startswith(".")]
     return sorted(names)
 

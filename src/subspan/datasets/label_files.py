@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from subspan.datasets._types import LABEL_KEYS, NAME_KEYS, encode_labels
+from subspan.datasets.tables import find_delimiter
 from subspan.errors import DataNotFoundError, InvalidInputError
 
 
@@ -43,8 +44,9 @@ def labels_from_names(names: list[str]) -> tuple[np.ndarray | None, list[str] | 
 def read_label_file(path: Path) -> LabelFile:
     """Read labels from a .csv, .npy or .npz file.
 
-    A .csv file has one column, or a header with a column named y, label(s), class or target(s) and possibly one named
-    name(s) or file(name). An .npz file has an array of such a name, or one array only.
+    A .csv file (comma, semicolon or tab) has one column, or a header with a column named y, label(s), class or
+    target(s) and possibly one named name(s) or file(name), or without a name. An .npz file has an array of such a name,
+    or one array only.
 
     Raises
     ------
@@ -76,12 +78,14 @@ def read_label_file(path: Path) -> LabelFile:
 
 def _from_csv(path: Path) -> tuple[np.ndarray, list[str] | None]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(stream) if row]
+        lines = [line for line in stream if line.strip()]
+    delimiter = find_delimiter(lines[0]) if lines else ","
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
     if not rows:
         return np.empty(0), None
     head = [cell.lower() for cell in rows[0]]
     label = next((head.index(key) for key in LABEL_KEYS if key in head), None)
-    name = next((head.index(key) for key in NAME_KEYS if key in head), None)
+    name = next((head.index(key) for key in (*NAME_KEYS, "") if key in head), None)  # "": an index that pandas wrote
     if label is None:
         if len(head) != 1:
             raise InvalidInputError(f"{path} has {len(head)} columns and none called 'label': add a header line.")

@@ -17,11 +17,12 @@ from subspan.errors import InvalidInputError
 class _Layout(NamedTuple):
     delimiter: str
     header: bool
+    start: int  # lines before the samples
     columns: list[str]
 
 
 def load_csv(path: Path, labels: str = "auto") -> Dataset:
-    """Numeric columns of a text table as float32 vectors.
+    """Numeric columns of a text table as float64 vectors.
 
     Comma, semicolon and tab are recognised as separators, and so is a header line. A column named y, label(s), class or
     target(s) holds labels; one named name(s) or file(name), or a first column without a name, holds sample names.
@@ -34,7 +35,7 @@ def load_csv(path: Path, labels: str = "auto") -> Dataset:
 
     Returns
     -------
-    Dataset with float32 X of shape (n, p)
+    Dataset with float64 X of shape (n, p): times and large offsets lose no digits
 
     Raises
     ------
@@ -71,12 +72,17 @@ def _is_number(cell: str) -> bool:
     return True
 
 
+def find_delimiter(line: str) -> str:
+    """Comma, semicolon or tab, whichever a line has most of."""
+    return max(",;\t", key=line.count)
+
+
 def _detect(path: Path) -> _Layout:
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        line = next((line for line in stream if line.strip()), "")
+        empty, line = next(((i, line) for i, line in enumerate(stream) if line.strip()), (0, ""))
     if not line:
         raise InvalidInputError(f"{path} is empty: give a table with one sample per line.")
-    delimiter = max(",;\t", key=line.count)
+    delimiter = find_delimiter(line)
     cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
     known = {*LABEL_KEYS, *NAME_KEYS}
     header = (
@@ -85,7 +91,7 @@ def _detect(path: Path) -> _Layout:
         or cells[0] == ""
         or (len(cells) > 2 and cells == [str(i) for i in range(len(cells))])  # column numbers, as pandas writes them
     )
-    return _Layout(delimiter, header, cells if header else [str(i) for i in range(len(cells))])
+    return _Layout(delimiter, header, empty + header, cells if header else [str(i) for i in range(len(cells))])
 
 
 def _roles(columns: list[str], labels: str, where: str) -> tuple[list[int], int | None, int | None]:
@@ -113,7 +119,7 @@ def _read(path: Path, layout: _Layout, usecols: Any, dtype: Any, ndmin: Literal[
             comments=None,
             delimiter=layout.delimiter,
             quotechar='"',
-            skiprows=int(layout.header),
+            skiprows=layout.start,
             usecols=usecols,
             ndmin=ndmin,
             encoding="utf-8-sig",
@@ -122,7 +128,7 @@ def _read(path: Path, layout: _Layout, usecols: Any, dtype: Any, ndmin: Literal[
 
 def _read_numbers(path: Path, layout: _Layout, features: list[int]) -> np.ndarray:
     try:
-        return _read(path, layout, features, np.float32, 2)
+        return _read(path, layout, features, np.float64, 2)
     except UnicodeDecodeError:
         raise
     except ValueError as error:
@@ -172,7 +178,7 @@ def _check_finite(X: np.ndarray, columns: list[str], path: Path) -> None:
 
 
 def load_parquet(path: Path, labels: str = "auto") -> Dataset:
-    """Numeric columns, and columns of equally long lists, of a Parquet file as float32 vectors.
+    """Numeric columns, and columns of equally long lists, of a Parquet file as float64 vectors.
 
     Labels and names are recognised as in :func:`load_csv`.
 
@@ -213,21 +219,21 @@ def _entry_names(columns: list[str], parts: list[np.ndarray]) -> list[str]:
 
 
 def _parquet_column(table: Any, index: int, path: Path) -> np.ndarray:
-    """One column as float32 of shape (n, 1), or (n, length of its lists)."""
+    """One column as float64 of shape (n, 1), or (n, length of its lists)."""
     column = table.column(index).combine_chunks()
     kind = str(column.type)
     try:
         if column.null_count:
             raise ValueError("missing values")
         if kind.startswith(("list", "fixed_size_list", "large_list")):
-            flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+            flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
             lengths = column.value_lengths().to_numpy(zero_copy_only=False)
             if len(set(lengths.tolist())) > 1:
                 raise ValueError("lists of different lengths")
             return flat.reshape(len(column), -1)
         if not kind.startswith(("int", "uint", "float", "double", "half", "bool", "decimal")):
             raise ValueError(f"type {kind}")
-        return column.to_numpy(zero_copy_only=False).astype(np.float32)[:, None]
+        return column.to_numpy(zero_copy_only=False).astype(np.float64)[:, None]
     except (ValueError, TypeError) as error:
         raise InvalidInputError(
             f"Column '{table.column_names[index]}' of {path} cannot be used ({error}): give numbers without gaps, or "
