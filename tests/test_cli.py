@@ -253,6 +253,24 @@ def test_predict_does_not_write_a_table_under_a_foreign_name(photos: Path, tmp_p
     assert not (tmp_path / "labels.parquet").exists()
 
 
+def test_no_output_replaces_data_or_a_part_of_the_run(tmp_path: Path) -> None:
+    run, table, new = tmp_path / "run", tmp_path / "t.csv", tmp_path / "new.csv"
+    table.write_text("0,5\n1,5\n90,5\n91,5\n")
+    new.write_text("2,5\n92,5\n")
+    (tmp_path / "link.csv").symlink_to(new)
+    call("fit", table, "-k", 2, "-o", run)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out in (new, table, tmp_path / "link.csv"):
+        fails("predict", run, new, "-o", out, message="holds the data that are read")
+    for out in (run / "labels.csv", run / "model" / "x.csv"):
+        fails("predict", run, new, "-o", out, message="belongs to the run")
+    fails("report", run, "-o", table, message="give a name in .html")
+    fails("report", run, "-o", run / "figures" / "x.html", message="belongs to the run")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+    call("predict", run, new, "-o", run / "new.csv")
+    assert len((run / "new.csv").read_text().splitlines()) == 3
+
+
 def test_predict_refuses_another_shape(photos: Path, tmp_path: Path) -> None:
     call("fit", photos, "-k", 2, "--out", tmp_path / "run")
     np.save(tmp_path / "x.npy", np.ones((3, 5)))
@@ -314,6 +332,8 @@ def test_evaluate_matches_a_label_file_by_name(photos: Path, tmp_path: Path) -> 
     assert json.loads(call("evaluate", run, "--labels", tmp_path / "y.csv").stdout)["acc"] == 1.0
     (tmp_path / "y.csv").write_text("\n".join(lines[:-1]))
     fails("evaluate", run, "--labels", tmp_path / "y.csv", message="no label for 'light/g.png'")
+    (tmp_path / "y.csv").write_text("\n".join(["species", *(line.split(",")[-1] for line in lines[1:])]))
+    fails("evaluate", run, "--labels", tmp_path / "y.csv", message="call it 'label'")
 
 
 def test_evaluate_without_labels(tmp_path: Path) -> None:
@@ -404,6 +424,9 @@ def test_an_existing_run_needs_resume_or_overwrite(photos: Path, tmp_path: Path)
     fails(*words, "--resume", "--overwrite", message="exclude each other")
     assert len(Halves.fits) == 1
     assert "finished already" in call(*words, "--resume").stderr
+    fails(*words, "--resume", "--seed", 3, message="another random_state")
+    fails("fit", photos, "-k", 3, "--out", tmp_path / "run", "--resume", message="another n_clusters")
+    fails("fit", "digits", "-k", 2, "--out", tmp_path / "run", "--resume", message="another source")
     assert len(Halves.fits) == 1
     call(*words, "--overwrite")
     assert [fit["resume"] for fit in Halves.fits] == [False, False]

@@ -180,3 +180,15 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (tmp_path / "labels.csv").write_text(content)
         with pytest.raises(CheckpointError, match=r"labels\.csv is damaged"):
             runs.read_labels(tmp_path / "labels.csv")
+
+
+def test_a_link_stays_a_link_and_a_device_a_device(tmp_path):
+    (tmp_path / "real.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    runs.write_labels(tmp_path / "link.csv", np.array([1, 0]))
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text().splitlines()[-1].endswith("0")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(InvalidInputError, match="not a file that could be replaced"):
+        runs.write_labels(tmp_path / "pipe.csv", np.array([1, 0]))
+    assert (tmp_path / "pipe.csv").is_fifo()

@@ -7,8 +7,8 @@ from typing import Any
 
 from subspan import _cli_common as common
 from subspan import _cli_runs
-from subspan.errors import DataNotFoundError
-from subspan.runs import atomic_text, load_run, read_labels
+from subspan.errors import DataNotFoundError, InvalidInputError
+from subspan.runs import atomic_text, check_output, load_run, read_labels
 
 
 def write_report(run_path: Path, out: Path | None, source: str | None) -> dict[str, Any]:
@@ -25,6 +25,10 @@ def write_report(run_path: Path, out: Path | None, source: str | None) -> dict[s
     from subspan.report import build_report, check_data
 
     run = load_run(run_path)
+    if out is not None:
+        if out.suffix.lower() not in (".html", ".htm"):
+            raise InvalidInputError(f"--out is {out.name}, but the report is a page: give a name in .html.")
+        check_output(out, run, str(run.config["source"]), *([] if source is None else [source]))
     _, names = read_labels(run.labels)
     estimator = _cli_runs.load_model(run)
     try:

@@ -27,6 +27,8 @@ from subspan.errors import DataNotFoundError, InvalidInputError
 from subspan.methods import get_method
 from subspan.runs import (
     Run,
+    check_output,
+    check_same,
     check_target,
     create_run,
     finish_run,
@@ -91,6 +93,7 @@ def fit(request: FitRequest) -> tuple[Run, Any, Dataset] | None:
     if request.out is not None and not request.dry_run:
         check_target(request.out, overwrite=request.overwrite, resume=request.resume)
         if request.resume and _is_finished(request.out):
+            check_same(load_run(request.out).config, asked(request, estimator), request.out)
             common.say(f"The run in {request.out} is finished already: nothing to resume.")
             return None
     data = load_dataset(request.source, image_size=request.image_size, color=request.color)
@@ -126,13 +129,24 @@ def make_estimator(request: FitRequest) -> Any:
     return common.build_estimator(method, request.method, parameters)
 
 
+def asked(request: FitRequest, estimator: Any) -> dict[str, Any]:
+    """What makes a run another one: its method, its source and the parameters."""
+    is_known = request.source.partition(":")[0] in known_names()
+    return {
+        "method": request.method,
+        "source": request.source if is_known else str(Path(request.source).expanduser().resolve()),
+        "parameters": estimator.get_params(deep=False),
+    }
+
+
 def resolve(request: FitRequest, estimator: Any, data: Dataset) -> dict[str, Any]:
     """The whole configuration: every parameter, what those left open stand for, the source, the versions."""
     path = Path(request.source).expanduser()
     is_known = request.source.partition(":")[0] in known_names()
+    same = asked(request, estimator)
     return {
-        "method": request.method,
-        "source": request.source if is_known else str(path.resolve()),
+        "method": same["method"],
+        "source": same["source"],
         "data": {
             "kind": "folder" if not is_known and path.is_dir() else data.kind,
             "n": len(data.X),
@@ -140,7 +154,7 @@ def resolve(request: FitRequest, estimator: Any, data: Dataset) -> dict[str, Any
             "dtype": str(data.X.dtype),
             "skipped": len(data.skipped),
         },
-        "parameters": estimator.get_params(deep=False),
+        "parameters": same["parameters"],
         "resolved": estimator.resolved_parameters(data.X),
         "versions": versions(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -273,6 +287,7 @@ def predict(run_path: Path, source: str, out: Path) -> None:
     if out.suffix not in ("", ".csv", ".txt"):
         raise InvalidInputError(f"--out is {out.name}, but labels are written as a CSV table: give a name in .csv.")
     run = load_run(run_path)
+    check_output(out, run, source, str(run.config["source"]))
     estimator = load_model(run)
     data = load_like(run, source)
     labels = np.asarray(estimator.predict(data.X))
@@ -306,8 +321,10 @@ def figures(run_path: Path, out: Path | None, *, true: bool, label_file: Path | 
 def _truth(run: Run, names: list[str], label_file: Path | None) -> np.ndarray:
     truth = _truth_from_source(run, names) if label_file is None else _truth_from_file(label_file, names)
     if len(truth) != len(names):
+        header = " If their first line is a header, call it 'label'." * (len(truth) == len(names) + 1)
         raise InvalidInputError(
             f"There are {len(truth)} true labels and the run has {len(names)}: give the labels of the same samples."
+            + header
         )
     return truth
 

@@ -95,7 +95,7 @@ def create_run(path: str | Path, config: Mapping[str, Any], *, overwrite: bool =
         if overwrite:
             _clear(path)
         elif resume and (path / "config.json").is_file():
-            _check_same(load_run(path).config, config, path)
+            check_same(load_run(path).config, config, path)
         path.mkdir(parents=True, exist_ok=True)
         run = Run(path, dict(config))
         write_config(run, run.config)
@@ -132,7 +132,8 @@ def _clear(path: Path) -> None:
         (path / name).unlink(missing_ok=True)
 
 
-def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+    """Refuse to go on with a run of another method, source or parameters; CheckpointError names what differs."""
     different = [key for key in ("method", "source") if old.get(key) != to_json(new.get(key))]
     before, now = old.get("parameters", {}), to_json(new.get("parameters", {}))
     keys = sorted({*before, *now} - _OF_THE_SESSION)
@@ -142,6 +143,23 @@ def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> N
             f"The run in {path} was started with another {', '.join(different)}: repeat its settings (config.json), or "
             "add --overwrite to start again."
         )
+
+
+def check_output(out: Path, run: Run, *sources: str) -> None:
+    """Refuse an output that would replace the data of a run, other data that are read, or the run's own files.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    place = out.expanduser().resolve()
+    if any(place == Path(source).expanduser().resolve() for source in sources):
+        raise InvalidInputError(f"{out} holds the data that are read: choose another --out.")
+    own = [run.path / name for name in _FILES if name != run.report.name]
+    if any(place == file.resolve() for file in own) or any(
+        place.is_relative_to((run.path / name).resolve()) for name in _FOLDERS
+    ):
+        raise InvalidInputError(f"{out} belongs to the run in {run.path}: choose another --out.")
 
 
 def load_run(path: str | Path) -> Run:
@@ -275,11 +293,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises
     ------
     InvalidInputError
-        If the place cannot be written.
+        If the place cannot be written, or something that is no file, such as a device, is there.
     ResourceError
         If the disk is full. What was there before stays.
     """
     with friendly_errors(path):
+        path = path.resolve()  # a link stays, and what it points to is written
+        if path.exists() and not path.is_file():
+            raise InvalidInputError(f"{path} is not a file that could be replaced: choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
         try:
