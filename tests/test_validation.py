@@ -188,6 +188,14 @@ def test_float32_offset_loses_no_digits():
     np.testing.assert_allclose(scaled(X).batch(slice(0, 20)).numpy(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int64, np.float32])
+def test_black_is_zero_in_images_of_whole_numbers_whatever_their_type(dtype):
+    X = np.random.default_rng(0).integers(50, 250, (6, 9, 9))
+    expected = scaled(X.astype(np.uint8)).batch(slice(0, 6))
+    torch.testing.assert_close(scaled(X.astype(dtype)).batch(slice(0, 6)), expected)
+    assert float(scaled(X - 100).batch(slice(0, 6)).min()) == 0.0  # below zero: the smallest entry
+
+
 @pytest.mark.parametrize("shape", [(50_000, 7), (4_000, 10, 10)])
 def test_constant_data_has_scale_one(shape):
     # 0.1 is no binary fraction: a rounded mean would leave a spread of 1e-17 and blow it up

@@ -188,8 +188,8 @@ def check_samples(X: Any, *, channel_axis: Literal["auto", 1, -1] = "auto") -> S
 def fit_scaling(samples: Samples) -> Scaling:
     """Scaling of the data, from one streaming pass with float64 sums.
 
-    uint8 images: shift 0, scale = the largest entry (255 for photographs, 16 for scikit-learn's digits). Other images:
-    shift = min, scale = max - min over all entries.
+    Images of whole numbers from 0 on: shift 0, scale = the largest entry (255 for photographs, 16 for scikit-learn's
+    digits). Other images: shift = min, scale = max - min over all entries.
     Vectors: shift = mean of each feature, scale = root mean square of all centred entries (one scalar, so that
     angles are kept). The scale of constant data is 1.
 
@@ -207,7 +207,9 @@ def fit_scaling(samples: Samples) -> Scaling:
     for part in _chunks(samples._data):
         low, high = min(low, float(part.min())), max(high, float(part.max()))
         whole = whole and (part.dtype.kind != "f" or not (part % 1).any())
-    return replace(_checked_scaling(np.array(low), high - low), whole=whole and high > 1)
+    whole = whole and high > 1
+    low = 0.0 if whole and low > 0 else low  # black, as in uint8
+    return replace(_checked_scaling(np.array(low), high - low), whole=whole)
 
 
 def is_divided(samples: Samples, scaling: Scaling) -> bool:
