@@ -144,16 +144,21 @@ def test_blocks_of_products_of_either_sign_equal_the_neighbours(positive, monkey
     Z = codes().float()
     one = GlobalSelfExpression(1.0, positive).fit(Z)
     expected = one.neighbours(Z, 5)
-    monkeypatch.setattr(neighbours, "_faiss_search", lambda base, *_: (torch_search(base, one._size, block=13), 1.0))
+    monkeypatch.setattr(neighbours, "_faiss_search", lambda base, *_: (torch_search(base, one._size), 1.0))
+    monkeypatch.setattr(neighbours, "QUERIES", 13)
     found = one.neighbours(Z, 5)
     assert torch.equal(found.index, expected.index)
     torch.testing.assert_close(found.affinity, expected.affinity)
 
 
-def test_blocks_of_products_equal_the_search():
+@pytest.mark.parametrize(("queries", "rows"), [(13, 10**6), (2048, 5)])
+def test_blocks_of_products_equal_the_search_and_are_small(monkeypatch, queries, rows):
     """What CUDA uses, run on the CPU."""
-    W = codes().float()
-    index, product = torch_search(W, block=13)(W, 7)
+    W, held = codes().float(), []
+    monkeypatch.setattr(neighbours, "QUERIES", queries)
+    monkeypatch.setattr(neighbours, "PRODUCTS", rows * len(W))
+    index, product = torch_search(W, lambda P: held.append(len(P)) or P.abs())(W, 7)
+    assert max(held) == min(queries, rows)
     expected = both_signs(W, W, 7)
     assert torch.equal(index, expected[0])
     torch.testing.assert_close(product, expected[1])

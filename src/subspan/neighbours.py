@@ -33,6 +33,7 @@ EXACT = 20_000  # samples up to which all inner products are computed
 RECALL = 0.995  # of the approximate search, measured on a sample of queries
 SAMPLE = 1000  # queries of that measurement, and of the one for negative products
 BLOCK = 10_000
+QUERIES, PRODUCTS = 2048, 2**28  # of torch_search at a time: 1 GB of products
 POWER = 4.0  # of comparable affinities; the code of DSC-Net has 3.5 for faces under changing light, 8 for objects
 FAINT = 0.005  # comparable affinities that are none
 _MIN_SLACK = 1e-9  # 1 - h below this is rounding noise
@@ -224,8 +225,9 @@ def both_signs(W: Tensor, queries: Tensor, m: int) -> tuple[Tensor, Tensor]:
     return index.gather(1, order), product.gather(1, order)
 
 
-def torch_search(W: Tensor, size: Callable[[Tensor], Tensor] = torch.abs, block: int = 2048) -> Search:
+def torch_search(W: Tensor, size: Callable[[Tensor], Tensor] = torch.abs) -> Search:
     """Exact search for the m products ``w_i . w_j`` of largest size with dense blocks of products, for CUDA."""
+    block = max(1, min(QUERIES, PRODUCTS // len(W)))
 
     def search(queries: Tensor, m: int) -> tuple[Tensor, Tensor]:
         index, product = [], []
