@@ -556,7 +556,12 @@ def test_sizes_that_the_candidates_expect(monkeypatch, prior, compression, first
     expected, targets = seen[-1]
     torch.testing.assert_close(expected, torch.tensor([first] * 4 + [last] * 2))
     twice = prior == "auto" and compression < UNEVEN
-    assert torch.equal(targets, others[[0, 1, 2, 3, 0, 1]] if twice else others)
+    if prior == [1.0, 1.0, 1.0, 5.0]:  # the group that holds most has the number of the largest size
+        assert [torch.bincount(one).argmax() for one in targets] == [3] * 6
+        same = (one[:, None] == one for one in targets)
+        assert all(torch.equal(mine, one[:, None] == one) for mine, one in zip(same, others, strict=True))
+    else:
+        assert torch.equal(targets, others[[0, 1, 2, 3, 0, 1]] if twice else others)
     assert any(torch.allclose(model.head_.prior[0], one) for one in expected)  # the chosen one keeps its own
     assert set(asked) == {0.0 if prior in ("uniform", [1.0] * 4) else None}
 
@@ -632,6 +637,19 @@ def test_sizes_of_their_own_must_tell_more_than_all_of_the_same_division(other, 
     stage = choosing([worth_of(2.0)] * 3, 1)
     worth = [Worth(True, 1.0, 1.0), Worth(True, 1.02, 1.02), Worth(True, 1.05, 1.01)]
     assert stage.choice(worth, apart([0, other, own])) == best
+
+
+def test_given_sizes_may_be_told_in_any_order():
+    """Label c has the size that is given for it."""
+    rng = np.random.default_rng(0)
+    bases = [np.linalg.qr(rng.normal(size=(30, 4)))[0] for _ in range(3)]
+    y = np.repeat([0, 1, 2], [120, 60, 20])
+    X = np.stack([rng.normal(size=4) @ bases[label].T for label in y])
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        prior = np.array([120.0, 60.0, 20.0])[order]
+        labels = NCSC(3, prior=prior, **FAST).fit(X).labels_
+        assert np.bincount(labels, minlength=3).tolist() == prior.tolist()
+        assert evaluate(y, labels)["acc"] == 1.0
 
 
 @pytest.mark.parametrize(("prior", "compression"), [("uniform", 0.0), ("uneven", UNEVEN)])

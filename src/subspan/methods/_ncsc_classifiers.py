@@ -118,6 +118,8 @@ class ClassifierStage(Phase):
         elif self.search and self.setting.compression is None and self.setting.prior is None and count >= 2 * SIZED:
             self.sized = SIZED
             order = torch.cat([order[:-SIZED], order[:SIZED]])
+        if self.setting.prior is not None:
+            found = torch.stack([number_by_size(labels, self.setting.prior) for labels in found])
         self.targets, self.told = found[order % len(found)], [Worth(True, 0.0, 0.0)] * count
         if self.search:
             self.told = [self._worth(labels, pairs) for labels in self.targets]
@@ -297,3 +299,11 @@ def one_cycle(progress: float) -> float:
 
 def _anneal(ends: tuple[float, float], progress: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * min(1.0, max(0.0, progress))
+
+
+def number_by_size(labels: Tensor, prior: Tensor) -> Tensor:
+    """Labels (n,) with the groups numbered as the given sizes (k,) are: the largest as the largest, and so on."""
+    sizes = torch.bincount(labels, minlength=len(prior))
+    number = torch.empty_like(sizes)
+    number[sizes.argsort(descending=True, stable=True)] = prior.argsort(descending=True, stable=True)
+    return number[labels]
