@@ -253,6 +253,7 @@ def with_entry(value):
         (np.eye(9, 4), {"l": 1.5}, "l is 1.5; give a number between 0 and 1"),
         (np.eye(9, 4), {"u": (0.1, 0.2, 0.3)}, "u must be a number or a pair"),
         (np.eye(9, 4), {"u": (0.7, 1.2)}, "u is 1.2; give a number between 0 and 1"),
+        (np.eye(9, 4), {"u": (0.7, 1.0)}, "u is 1, but no affinity is larger"),
         (np.eye(9, 4), {"balance": -1}, "balance is -1"),
         (np.eye(9, 4), {"batch_size": 0}, "batch_size is 0; give an integer of at least 1"),
         (np.eye(9, 4), {"n_starts": 1.5}, "n_starts is 1.5; give an integer"),
@@ -344,6 +345,9 @@ def test_resources_are_estimated_without_training():
     larger = NCSC(3, recipe="paper", batch_size=5000).estimate_resources(np.ones((6000, 30)))
     assert larger["parts"]["affinities"] > 100 * estimate["parts"]["affinities"]
     assert "proposals" not in larger["parts"]
+    assert "self_expression" not in larger["parts"]
+    wide = NCSC(3, encoder="identity").estimate_resources(np.ones((60, 3000)))["parts"]
+    assert wide["self_expression"] > 4 * 8 * 3000**2  # matrices of the length of a code
     searched = {n: NCSC(3).estimate_resources(np.ones((n, 30)))["parts"]["proposals"] for n in (60, 6000)}
     X = np.ones((6000, 30))
     near, far, chosen, given = (

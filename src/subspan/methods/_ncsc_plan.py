@@ -102,6 +102,8 @@ def check_parameters(p: Mapping[str, Any]) -> None:
     for name, high in (("u", 1.0), ("balance", math.inf)):
         for value in check_pair(automatic(p["recipe"], name, p[name]), name):
             check_number(name, value, 0.0, high)
+            if name == "u" and value == 1:
+                raise InvalidInputError("u is 1, but no affinity is larger: give a number below 1.")
     check_overrides("epochs", p["epochs"], EPOCHS, whole=True)
     if (p["epochs"] or {}).get("classifier") == 0:
         raise InvalidInputError("epochs['classifier'] is 0, but the classifier gives the labels: give at least 1.")
@@ -288,6 +290,7 @@ def memory_parts(
     parts = {"libraries": LIBRARIES, "codes": 4 * n * n_codes * 4}
     if neighbours:  # found for both signs, twice as many, as index and product; then pairs
         parts["neighbours"] = n * neighbours * (4 * 12 + 40)
+        parts["self_expression"] = 5 * 8 * n_codes**2  # S, the system, its factor and inverse, in float64
     if searched:
         parts["proposals"] = memory_bytes(n, searched)
     if joint or not neighbours:
