@@ -129,12 +129,16 @@ def make_estimator(request: FitRequest) -> Any:
     return common.build_estimator(method, request.method, parameters)
 
 
+def _is_known(source: str) -> bool:
+    """Whether a source is the name of a data set, or of a part of one."""
+    return source.partition(":")[0] in known_names()
+
+
 def asked(request: FitRequest, estimator: Any) -> dict[str, Any]:
     """What makes a run another one: its method, its source and the parameters."""
-    is_known = request.source.partition(":")[0] in known_names()
     return {
         "method": request.method,
-        "source": request.source if is_known else str(Path(request.source).expanduser().resolve()),
+        "source": request.source if _is_known(request.source) else str(Path(request.source).expanduser().resolve()),
         "parameters": estimator.get_params(deep=False),
     }
 
@@ -142,13 +146,12 @@ def asked(request: FitRequest, estimator: Any) -> dict[str, Any]:
 def resolve(request: FitRequest, estimator: Any, data: Dataset) -> dict[str, Any]:
     """The whole configuration: every parameter, what those left open stand for, the source, the versions."""
     path = Path(request.source).expanduser()
-    is_known = request.source.partition(":")[0] in known_names()
     same = asked(request, estimator)
     return {
         "method": same["method"],
         "source": same["source"],
         "data": {
-            "kind": "folder" if not is_known and path.is_dir() else data.kind,
+            "kind": "folder" if not _is_known(request.source) and path.is_dir() else data.kind,
             "n": len(data.X),
             "shape": list(data.X.shape[1:]),
             "dtype": str(data.X.dtype),
