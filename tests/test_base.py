@@ -6,9 +6,11 @@ import json
 import sys
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sklearn.exceptions import NotFittedError
 
 import subspan
 from subspan import NCSC
@@ -96,12 +98,26 @@ def test_one_sample_is_refused():
 
 
 def test_feature_names_are_checked():
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(X(), columns=list("abcd"))
     model = Signs().fit(frame)
     assert model.feature_names_in_.tolist() == list("abcd")
     with pytest.raises(ValueError, match="feature names"):
         model.predict(frame[list("dcba")])
+
+
+def test_codes_are_a_table_with_names_if_asked_for(tmp_path):
+    frame = pandas.DataFrame(X(), columns=list("abcd"), index=range(100, 120))
+    model = Signs().fit(frame)
+    plain = model.transform(frame)
+    assert isinstance(plain, np.ndarray)
+    table = model.set_output(transform="pandas").transform(frame)
+    assert table.columns.tolist() == ["signs0", "signs1"]
+    assert table.index.tolist() == frame.index.tolist()
+    assert np.array_equal(table.to_numpy(), plain)
+    model.save(tmp_path)
+    assert load(tmp_path).get_feature_names_out().tolist() == ["signs0", "signs1"]
+    with pytest.raises(NotFittedError):
+        Signs().get_feature_names_out()
 
 
 def test_save_and_load_keep_everything(tmp_path):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.utils.validation import _check_feature_names, check_is_fitted
 from torch import Tensor
 
@@ -44,7 +44,7 @@ FORMAT = 5  # of saved models; 2: heads hold the sizes that they expect, NCSC it
 PREDICT_BATCH = 5000
 
 
-class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
+class Clusterer(ClusterMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Abstract base of all estimators.
 
     Attributes
@@ -118,8 +118,14 @@ class Clusterer(ClusterMixin, TransformerMixin, BaseEstimator):
         return self._map(X, self._labels)
 
     def transform(self, X) -> np.ndarray:
-        """Codes of the samples of X, float32 of shape (n, d)."""
+        """Codes of the samples of X, float32 of shape (n, d), or a table of them as ``set_output`` says."""
         return self._map(X, self._codes)
+
+    @property
+    def _n_features_out(self) -> int:
+        """Length d of a code, for ``get_feature_names_out``."""
+        with torch.no_grad():
+            return self._codes(torch.zeros(1, *self.sample_shape_, device=self._device)).shape[1]
 
     def resolved_parameters(self, X) -> dict[str, Any]:
         """Values that a fit on X takes for parameters that leave some open ("auto", None, a part of the phases)."""

@@ -277,6 +277,12 @@ def test_new_samples_are_assigned(fitted):
     assert np.array_equal(single, model.predict(X[:20]))
 
 
+def test_columns_of_codes_have_names(fitted):
+    model, X, _ = fitted
+    names = model.get_feature_names_out()
+    assert len(set(names)) == len(names) == model.transform(X[:3]).shape[1]
+
+
 def test_saved_model_is_the_same_model(fitted, tmp_path):
     model, X, _ = fitted
     model.save(tmp_path)
