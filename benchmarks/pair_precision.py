@@ -29,7 +29,7 @@ from torch.nn.functional import normalize
 import subspan
 from subspan import NCSC, evaluate, load_dataset
 from subspan._random import generator
-from subspan.merging import label_information
+from subspan.information import label_information
 from subspan.methods import ncsc
 from subspan.methods._ncsc_classifiers import ClassifierStage
 from subspan.neighbours import GlobalSelfExpression

@@ -5,91 +5,25 @@ from itertools import combinations
 import pytest
 import torch
 
+from flows import brute_information, chain, gen, neighbours, random_flow
+from subspan.information import (
+    UNEVEN,
+    cluster_flow,
+    group_flow,
+    label_information,
+)
 from subspan.merging import (
     TRIED,
-    UNEVEN,
     _join,
     _merge_by_association,
     _merge_greedily,
     _redraw,
     agreement_cells,
-    are_groups,
-    cluster_flow,
     consensus,
-    group_flow,
-    joining_gains,
-    label_flow,
-    label_information,
     merge_clusters,
     merge_each,
-    mutual_information,
-    normalised_association,
 )
 from subspan.pairs import Pairs
-
-
-def gen(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def random_flow(m, seed, zeros=False):
-    flow = torch.rand(m, m, generator=gen(seed), dtype=torch.float64) ** 3
-    if zeros:
-        flow *= torch.rand(m, m, generator=gen(seed + 1)) < 0.5
-    flow = flow + flow.T
-    return flow / flow.sum()
-
-
-def brute_information(flow, compression=0.0):
-    """I(T; T') - compression H(T), by a double sum."""
-    margin_i, margin_j = flow.sum(1), flow.sum(0)
-    total = compression * float(sum(p * p.log() for p in margin_i if p > 0))
-    for a in range(len(flow)):
-        for b in range(len(flow)):
-            if flow[a, b] > 0:
-                total += float(flow[a, b] * (flow[a, b] / (margin_i[a] * margin_j[b])).log())
-    return total
-
-
-def joined(flow, a, b):
-    """The flow after clusters a and b became one, by an indicator matrix."""
-    m = len(flow)
-    groups = [c if c != b else a for c in range(m)]
-    kept = sorted(set(groups))
-    G = torch.zeros(m, m - 1, dtype=flow.dtype)
-    for c in range(m):
-        G[c, kept.index(groups[c])] = 1
-    return G.T @ flow @ G
-
-
-@pytest.mark.parametrize("compression", [0.0, 0.7])
-@pytest.mark.parametrize(("m", "seed", "zeros"), [(4, 0, False), (7, 1, False), (6, 2, True), (2, 3, False)])
-def test_information_is_the_double_sum(m, seed, zeros, compression):
-    flow = random_flow(m, seed, zeros)
-    expected = brute_information(flow, compression)
-    assert float(mutual_information(flow, compression)) == pytest.approx(expected, abs=1e-12)
-
-
-def test_information_of_extremes():
-    assert float(mutual_information(torch.eye(5, dtype=torch.float64) / 5)) == pytest.approx(
-        float(torch.tensor(5.0).log())
-    )
-    independent = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-    assert float(mutual_information(torch.outer(independent, independent))) == pytest.approx(0, abs=1e-12)
-
-
-@pytest.mark.parametrize("compression", [0.0, 0.7])
-@pytest.mark.parametrize(("m", "seed", "zeros"), [(4, 0, False), (7, 1, False), (6, 2, True), (2, 3, False)])
-def test_gain_of_joining_a_group_is_the_information_after_minus_before(m, seed, zeros, compression):
-    """The last cluster, a group of its own, joins each other one; several cases at once are each alone."""
-    flows = torch.stack([random_flow(m, seed, zeros), random_flow(m, seed + 10, zeros)])
-    flows[1, -1, -1] = inner = flows[0, -1, -1].clone()
-    gains = joining_gains(flows[:, :-1, :-1], flows[:, -1, :-1], inner, compression)
-    assert gains.shape == (2, m - 1)
-    for flow, gain in zip(flows, gains, strict=True):
-        before = brute_information(flow, compression)
-        expected = [brute_information(joined(flow, b, m - 1), compression) - before for b in range(m - 1)]
-        assert gain.tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def row_information(rows, compression):
@@ -117,12 +51,6 @@ def test_merges_are_the_greedy_ones(seed, compression):
         found = _merge_greedily(flow, k, compression)
         assert sorted(found.unique().tolist()) == list(range(k))
         assert {frozenset((found == g).nonzero().ravel().tolist()) for g in range(k)} == {frozenset(g) for g in groups}
-
-
-def test_association_of_a_flow_by_hand():
-    """Shares that stay: 6 of 8, 3 of 4, and nothing of an empty cluster, which does not count."""
-    flow = torch.tensor([[6.0, 0.5, 0.0], [0.5, 3.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
-    assert normalised_association(flow / flow.sum()) == pytest.approx((6 / 6.5 + 3 / 3.5) / 2)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -221,16 +149,6 @@ def test_flows_are_merged_as_each_alone(monkeypatch, held):
     ]
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_flow_between_groups_is_the_sum_over_their_members(seed):
-    flow, group = random_flow(6, seed), torch.tensor([0, 2, 1, 0, 2, 2])
-    expected = [
-        [sum(flow[a, b] for a in range(6) for b in range(6) if group[a] == g and group[b] == h) for h in range(3)]
-        for g in range(3)
-    ]
-    torch.testing.assert_close(group_flow(flow, group, 3), torch.tensor(expected, dtype=torch.float64))
-
-
 def test_cells_are_the_combinations_the_starts_agree_on(monkeypatch):
     """Two starts of two clusters whose labels are swapped for all samples but one."""
     monkeypatch.setattr("subspan.merging.BLOCK", 4)
@@ -266,36 +184,6 @@ def test_nothing_to_merge():
     assert torch.equal(flow, before)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_flow_is_the_dense_product(seed, monkeypatch):
-    """P^T T P, symmetrised, sum 1; T is the walk's matrix, in which samples without partners lead nowhere."""
-    monkeypatch.setattr("subspan.merging.BLOCK", 7)
-    n, m = 30, 5
-    weights = torch.rand(n, n, generator=gen(seed)) * (torch.rand(n, n, generator=gen(seed + 1)) < 0.2)
-    weights.fill_diagonal_(0.0)
-    weights[4] = 0.0
-    i, j = weights.nonzero(as_tuple=True)
-    pairs = Pairs.from_entries(i, j, weights[i, j], n)
-    p = torch.randn(n, m, generator=gen(seed + 2)).softmax(1)
-    T = weights.double() / weights.double().sum(1, keepdim=True).clamp_min(1e-300)
-    expected = p.double().T @ T @ p.double()
-    expected = (expected + expected.T) / (2 * expected.sum())
-    flow = cluster_flow(p, pairs)
-    torch.testing.assert_close(flow, expected, rtol=1e-5, atol=1e-7)
-    assert torch.equal(flow, flow.T)
-    assert float(flow.sum()) == pytest.approx(1)
-
-
-def test_flow_of_a_hard_clustering_counts_steps():
-    i, j = torch.tensor([0, 1, 2, 2]), torch.tensor([1, 0, 3, 0])
-    pairs = Pairs.from_entries(i, j, torch.ones(4), 4)
-    p = torch.eye(2)[torch.tensor([0, 0, 1, 1])]
-    # steps: 0 > 1 and 1 > 0 within the first cluster, 2 > 3 and 2 > 0 with one half each
-    torch.testing.assert_close(
-        cluster_flow(p, pairs), torch.tensor([[2.0, 0.25], [0.25, 0.5]], dtype=torch.float64) / 3
-    )
-
-
 def test_without_any_pair_the_groups_are_still_k():
     empty = torch.empty(0, dtype=torch.int64)
     flow = cluster_flow(
@@ -303,14 +191,6 @@ def test_without_any_pair_the_groups_are_still_k():
     )
     assert flow.isfinite().all()
     assert sorted(merge_clusters(flow, 2, gen(0))[0].unique().tolist()) == [0, 1]
-
-
-def neighbours(y, m, seed):
-    """Pairs of every sample with m others of its class, all with weight one."""
-    i = torch.arange(len(y)).repeat_interleave(m)
-    members = [(y == y[a]).nonzero().ravel() for a in range(len(y))]
-    j = torch.cat([group[torch.randint(len(group), (m,), generator=gen(seed + a))] for a, group in enumerate(members)])
-    return Pairs.from_entries(i, j, torch.ones(len(i)), len(y))
 
 
 def confident(labels, k):
@@ -345,15 +225,6 @@ def test_merging_is_decided_by_its_generator():
     assert len(first) > 1
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert torch.equal(state, torch.random.get_rng_state())
-
-
-def chain(sizes, across, seed):
-    """Labels of classes of these sizes, and pairs of which a share ``across`` leads anywhere."""
-    y = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    pairs = neighbours(y, 20, seed)
-    leave = torch.rand(len(pairs.partners), generator=gen(seed)) < across
-    anywhere = torch.randint(len(y), (len(pairs.partners),), generator=gen(seed + 1))
-    return y, Pairs(pairs.offsets, torch.where(leave, anywhere, pairs.partners), pairs.weights)
 
 
 def halved(y, pairs, share):
@@ -400,28 +271,12 @@ def test_labels_with_a_group_of_outliers_are_left_out():
     assert all(int(torch.bincount(labels, minlength=3).min()) >= 20 for labels in found)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "good"),
-    [
-        ([100] * 4, True),
-        ([400, 200, 100, 50], True),
-        ([391, 3, 3, 3], False),
-        ([300, 60, 30, 10], False),
-        ([200, 200, 0], False),
-        ([100] * 9 + [5], False),
-    ],
-)
-def test_what_counts_as_k_groups(sizes, good):
-    """No group below a tenth of an equal share, and an effective number of groups of at least 0.7 k."""
-    assert are_groups(torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), len(sizes)) == good
-
-
 def test_sizes_stay_equal_where_unequal_ones_are_no_groups(monkeypatch):
     y, pairs = chain([300, 60, 60, 60, 60, 60], 0.02, 0)
     half, pairs = halved(y, pairs, 0.2)
     log_p = confident(torch.where(y == 0, half * 6, y), 7)[None].expand(2, -1, -1)
     plain = consensus(log_p, pairs, 6, gen(0))
-    monkeypatch.setattr("subspan.merging.EFFECTIVE", 0.9)
+    monkeypatch.setattr("subspan.information.EFFECTIVE", 0.9)
     found, used = consensus(log_p, pairs, 6, gen(0), compression=None)
     assert used == 0.0
     assert torch.equal(found, plain.labels)
@@ -461,12 +316,3 @@ def test_groups_by_association_are_a_beginning_where_sizes_may_differ(monkeypatc
     merge_clusters(flow, 3, gen(0), compression, random=0)
     expected = [_merge_greedily(flow, 3, compression)] + [_merge_by_association(flow, 3)] * (compression > 0)
     assert [group.tolist() for group in begun] == [group.tolist() for group in expected]
-
-
-def test_flow_of_labels_is_that_of_certain_probabilities():
-    y, pairs = chain([20, 10], 0.3, 0)
-    expected = torch.zeros(2, 2, dtype=torch.float64)
-    for i, j, w in zip(pairs.rows(), pairs.partners, pairs.normalised(), strict=True):
-        expected[y[i], y[j]] += w.double()
-    expected = expected + expected.T
-    torch.testing.assert_close(label_flow(y, pairs, 2), expected / expected.sum(), rtol=1e-5, atol=1e-7)

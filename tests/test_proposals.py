@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from subspan import accuracy, proposals
-from subspan.merging import (
+from subspan.information import (
     EFFECTIVE,
     UNEVEN,
     are_groups,

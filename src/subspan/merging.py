@@ -2,13 +2,10 @@
 
 Independent classifiers fail in different places. Where all of them agree lie small, pure cells; which cells belong
 together is read from how often a step of the walk on the positive pairs leads from one to the other. The cells are
-joined to k groups so that the group T of a step's start tells as much as possible about the group T' of its end: the
-information bottleneck, solved by greedy merging (Slonim and Tishby, 1999) and by drawing single cells and putting them
-where least is lost (Slonim, Friedman and Tishby, 2002), from several beginnings.
-
-Information alone prefers groups of equal size, because they have the largest entropy. The deterministic information
-bottleneck (Strouse and Schwab, 2017) maximises ``I(T; T') - beta H(T)`` instead; ``beta`` is called compression here.
-:func:`consensus` gives equal sizes up where that lets far fewer steps leave their group.
+joined to k groups that tell as much as possible about each other (:mod:`subspan.information`): by greedy merging
+(Slonim and Tishby, 1999) and by drawing single cells and putting them where least is lost (Slonim, Friedman and Tishby,
+2002), from several beginnings. :func:`consensus` gives equal sizes up where that lets far fewer steps leave their
+group.
 """
 
 from __future__ import annotations
@@ -22,6 +19,18 @@ from torch.nn.functional import one_hot
 from torch.special import xlogy
 
 from subspan._validation import iter_slices
+from subspan.information import (
+    BLOCK,
+    UNEVEN,
+    are_groups,
+    cluster_flow,
+    group_flow,
+    joining_gains,
+    label_flow,
+    label_information,
+    mutual_information,
+    normalised_association,
+)
 from subspan.pairs import Pairs
 
 CELLS_PER_CLUSTER = (3, 5, 10)  # resolutions that are tried,
@@ -30,11 +39,8 @@ MERGES = 3  # kept of each resolution
 RANDOM_BEGINNINGS = 8
 SWEEPS = 30
 SIDE_BY_SIDE = 4_000_000  # entries of flows that are worked on at once
-BLOCK = 20_000  # samples whose arrivals are held at once
-TRIED, UNEVEN = 0.5, 0.85  # compression that is tried against none, and the one that is used if it does better:
+TRIED = 0.5  # compression that is tried against none; UNEVEN is used if it does better:
 CUT = 0.8  # if the normalised cut of its groups is below this share of the other
-SMALLEST = 0.1  # of an equal share: smaller groups are outliers, and labels that have some are left out,
-EFFECTIVE = 0.7  # as are labels whose effective number of groups is below this share of k
 
 
 class Consensus(NamedTuple):
@@ -67,7 +73,8 @@ def consensus(
     Returns
     -------
     Consensus
-        At most ``limit`` distinct labels by falling :func:`label_information`, from all resolutions.
+        At most ``limit`` distinct labels by falling :func:`~subspan.information.label_information`, of all
+        resolutions.
     """
     cells = []
     for count in cell_counts(k):
@@ -102,57 +109,6 @@ def _join(cells: list[tuple[Tensor, Tensor]], pairs: Pairs, k: int, gen: torch.G
     return torch.stack(good or [labels for _, labels in found])
 
 
-def are_groups(labels: Tensor, k: int, effective: float | None = None) -> bool:
-    """Whether labels (n,) make k groups, ``effective`` k (0.7 k) of them in effect, and not fewer with outliers."""
-    least = EFFECTIVE if effective is None else effective
-    smallest = int(torch.bincount(labels, minlength=k).min()) / len(labels)
-    return smallest >= SMALLEST / k and effective_groups(labels, k) >= least * k
-
-
-def effective_groups(labels: Tensor, k: int) -> float:
-    """Effective number of groups of labels (n,): exp(H), k if all are equal."""
-    share = torch.bincount(labels, minlength=k) / len(labels)
-    return float((-xlogy(share, share).sum()).exp())
-
-
-def label_information(labels: Tensor, pairs: Pairs, k: int, compression: float = 0.0) -> float:
-    """What the label of a sample tells about the label of its neighbour, by which labels (n,) are compared.
-
-    See :func:`flow_information` of their :func:`label_flow`.
-    """
-    return flow_information(label_flow(labels, pairs, k), compression)
-
-
-def flow_information(flow: Tensor, compression: float = 0.0) -> float:
-    """Mutual information (nats) of both ends of a step, less ``compression`` times the entropy, from the flow (k, k).
-
-    With 0.85 and more, where sizes are taken to differ much, :func:`information_share`.
-    """
-    return information_share(flow) if compression >= UNEVEN else float(mutual_information(flow, compression))
-
-
-def information_share(flow: Tensor) -> float:
-    """Information of a flow (k, k) as a share of the entropy, in [0, 1] (Theil's uncertainty coefficient).
-
-    Information is larger for groups of equal size because their entropy is; the share is not.
-    """
-    entropy = float(_entropy(flow))
-    return float(mutual_information(flow)) / entropy if entropy > 0 else 0.0
-
-
-def label_flow(labels: Tensor, pairs: Pairs, k: int) -> Tensor:
-    """:func:`cluster_flow` (k, k) of labels (n,)."""
-    step = labels[pairs.rows()] * k + labels[pairs.partners]
-    flow = torch.bincount(step, weights=pairs.normalised().double(), minlength=k * k).view(k, k)
-    return _joint(flow.double())  # of no pairs at all bincount makes integers
-
-
-def normalised_association(flow: Tensor) -> float:
-    """Mean share of the steps from a cluster that stay in it (Shi and Malik, 2000); empty clusters do not count."""
-    margin = flow.sum(dim=1)
-    return float((flow.diagonal()[margin > 0] / margin[margin > 0]).mean())
-
-
 def agreement_cells(log_p: Tensor, limit: int) -> Tensor:
     """Probabilities of the cells on which the starts agree, (n, m) with m <= limit.
 
@@ -175,57 +131,15 @@ def agreement_cells(log_p: Tensor, limit: int) -> Tensor:
     return p
 
 
-def cluster_flow(p: Tensor, pairs: Pairs) -> Tensor:
-    """Joint distribution of the clusters at both ends of one step of the walk, float64 (m, m), symmetric, sum 1.
-
-    Parameters
-    ----------
-    p : Tensor of shape (n, m)
-        Cluster probabilities.
-    pairs : Pairs
-    """
-    weight = pairs.normalised()[:, None]
-    flow = p.new_zeros(p.shape[1], p.shape[1], dtype=torch.float64)
-    for rows in iter_slices(pairs.n, BLOCK):
-        low, high = int(pairs.offsets[rows.start]), int(pairs.offsets[rows.stop])
-        starts = torch.repeat_interleave(pairs.offsets[rows.start : rows.stop + 1].diff())
-        arrived = torch.zeros_like(p[rows]).index_add_(0, starts, p[pairs.partners[low:high]] * weight[low:high])
-        flow.addmm_(p[rows].double().T, arrived.double())
-    return _joint(flow)
-
-
-def _joint(flow: Tensor) -> Tensor:
-    flow = flow + flow.T
-    return flow / flow.sum().clamp_min(torch.finfo(flow.dtype).tiny)
-
-
-def mutual_information(flow: Tensor, compression: float = 0.0) -> Tensor:
-    """``I(T; T') - compression H(T)`` in nats of the two ends of a step, from their joint distribution (m, m)."""
-    entropy = _entropy(flow)
-    return (xlogy(flow, flow).sum() + 2 * entropy).clamp_min(0.0) - compression * entropy
-
-
-def _entropy(flow: Tensor) -> Tensor:
-    """Entropy (nats) of the group at one end of a step."""
-    margin = flow.sum(dim=1)
-    return -xlogy(margin, margin).sum()
-
-
-def group_flow(flow: Tensor, group: Tensor, k: int) -> Tensor:
-    """Flow between groups, (k, k), from the flow between clusters (m, m)."""
-    member = one_hot(group, k).to(flow.dtype)
-    return member.T @ flow @ member
-
-
 def merge_clusters(
     flow: Tensor, k: int, gen: torch.Generator, compression: float = 0.0, random: int = RANDOM_BEGINNINGS
 ) -> list[Tensor]:
-    """Ways to join m clusters to k groups with the largest :func:`mutual_information`.
+    """Ways to join m clusters to k groups with the largest :func:`~subspan.information.mutual_information`.
 
     Parameters
     ----------
     flow : Tensor of shape (m, m)
-        Joint distribution, see :func:`cluster_flow`.
+        Joint distribution, see :func:`~subspan.information.cluster_flow`.
     k : int
     gen : torch.Generator
         For the random beginnings.
@@ -377,28 +291,3 @@ def _add(between: Tensor, b: Tensor, group: Tensor, to: Tensor, inner: Tensor) -
     between[b, group] += to
     between[b, :, group] += to
     between[b, group, group] += inner
-
-
-def joining_gains(between: Tensor, to: Tensor, inner: Tensor, compression: float = 0.0) -> Tensor:
-    """What :func:`mutual_information` gains when a cluster that is a group of its own joins each other group, (b, k).
-
-    Parameters
-    ----------
-    between : Tensor of shape (b, k, k)
-        Flow between the other groups, in b cases.
-    to : Tensor of shape (b, k)
-        Flow from the cluster to the groups.
-    inner : Tensor of shape (b, 1) or ()
-        Flow from the cluster to itself.
-    compression : float
-    """
-    diagonal = between.diagonal(dim1=1, dim2=2)
-    rows = between + to[:, None]
-    rows = xlogy(rows, rows) - xlogy(between, between) - xlogy(to, to)[:, None]  # row and column t of the joined group
-    rows.diagonal(dim1=1, dim2=2).zero_()  # the corner is treated apart
-    corner = diagonal + inner + 2 * to
-    gain = 2 * rows.sum(dim=2) + xlogy(corner, corner) - xlogy(diagonal, diagonal)
-    gain -= 2 * xlogy(to, to) + xlogy(inner, inner)
-    margin, own = between.sum(dim=2) + to, to.sum(dim=1, keepdim=True) + inner
-    both = margin + own
-    return gain + (2 - compression) * (xlogy(margin, margin) + xlogy(own, own) - xlogy(both, both))

@@ -1,7 +1,7 @@
 """Labels that tell most about neighbours, searched for on the graph of positive pairs alone (layer 2).
 
 Which of k groups a sample is in should tell as much as possible about the group of its neighbours
-(:func:`subspan.merging.label_information`). The search has three steps.
+(:func:`subspan.information.label_information`). The search has three steps.
 
 1. *Cells.* Eigenvectors of the graph's Laplacian embed the samples, in k and more dimensions: the first k suffice for
    clusters that hardly touch, others need some more. K-means divides the embedding into small cells, finer and coarser.
@@ -20,21 +20,18 @@ from torch import Tensor
 
 from subspan._validation import iter_slices
 from subspan.centroids import kmeans_cells
-from subspan.merging import (
-    BLOCK,
+from subspan.information import (
     EFFECTIVE,
     UNEVEN,
-    Consensus,
     are_groups,
-    cell_counts,
     effective_groups,
     group_flow,
     information_share,
     label_flow,
     label_information,
-    merge_each,
     mutual_information,
 )
+from subspan.merging import BLOCK, Consensus, cell_counts, merge_each
 from subspan.pairs import Pairs
 from subspan.spectral import spectral_embedding, unit_rows
 
@@ -61,7 +58,7 @@ def propose(
     compression: float | None = None,
     known: Sequence[Tensor] = (),
 ) -> Consensus:
-    """Labels with the largest :func:`~subspan.merging.label_information` that are found.
+    """Labels with the largest :func:`~subspan.information.label_information` that are found.
 
     Parameters
     ----------
@@ -72,7 +69,7 @@ def propose(
     gen : torch.Generator
     limit : int
     compression : float, optional
-        Weight of the entropy of the groups, see :mod:`subspan.merging`. None: 0.45 I / H of the best labels of no
+        Weight of the entropy of the groups, see :mod:`subspan.information`. None: 0.45 I / H of the best labels of no
         compression, so that to divide a class has to tell, for each nat of entropy, at least 0.45 of what labels tell
         on average; or 0.85, if labels found with it are k groups without outliers and far clearer. What counts is the
         share of a label's entropy that the label of a neighbour leaves open, ``1 - I(T; T') / H(T)``: it must be below

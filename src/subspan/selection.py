@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 from subspan._random import generator
 from subspan._validation import Samples
 from subspan.encoders import Encoder
-from subspan.merging import label_information
+from subspan.information import label_information
 from subspan.neighbours import GlobalSelfExpression, Neighbours
 from subspan.pairs import Pairs
 from subspan.pretraining import encode_each, fitted_samples
@@ -121,7 +121,7 @@ def choose_graph(Z: Tensor, k: int, m: int, positive: bool | None = None) -> Gra
     gamma is chosen twice (:func:`choose_expression`): for m neighbours, and for as many as half a cluster has among at
     most 3000 landmarks. Where the two differ by a factor of 100 or more, spectral clustering of either graph of the
     landmarks shows whether the near clusters are any at the other scale: what they tell about the far neighbours
-    (:func:`~subspan.merging.label_information`) is compared with what the far clusters tell. Below 0.75 of it, the
+    (:func:`~subspan.information.label_information`) is compared with what the far clusters tell. Below 0.75 of it, the
     neighbours of all samples are sought among the landmarks, of more than 20,000 samples fewer for each, so that memory
     does not grow.
 

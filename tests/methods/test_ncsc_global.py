@@ -16,7 +16,8 @@ from subspan._validation import check_samples
 from subspan.augment import augment
 from subspan.encoders import make_encoder
 from subspan.errors import InvalidInputError
-from subspan.merging import UNEVEN, Consensus, are_groups
+from subspan.information import UNEVEN, are_groups
+from subspan.merging import Consensus
 from subspan.methods import _ncsc_stages as stages
 from subspan.methods._ncsc_classifiers import ClassifierStage, Worth, head_scores
 from subspan.methods._ncsc_global import GlobalSetting, count_neighbours

@@ -8,8 +8,9 @@ import torch
 from ncsc_cases import EPOCHS, SMALL, STAGES, digits, planted
 
 from subspan import NCSC
+from subspan.information import EFFECTIVE, UNEVEN, label_flow, label_information
 from subspan.losses import balance_loss
-from subspan.merging import EFFECTIVE, UNEVEN, Consensus, label_flow, label_information
+from subspan.merging import Consensus
 from subspan.methods import ncsc as module
 from subspan.methods._ncsc_classifiers import ClassifierStage, head_scores
 from subspan.methods._ncsc_settling import holds

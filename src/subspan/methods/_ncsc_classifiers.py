@@ -13,8 +13,9 @@ from torch.nn.functional import nll_loss
 from subspan._random import generator
 from subspan._validation import iter_slices
 from subspan.heads import Heads, live_clusters, live_labels
+from subspan.information import EFFECTIVE, UNEVEN, are_groups, flow_information, label_flow
 from subspan.losses import balance_loss
-from subspan.merging import EFFECTIVE, UNEVEN, Consensus, are_groups, consensus, flow_information, label_flow
+from subspan.merging import Consensus, consensus
 from subspan.methods._ncsc_setting import Setting
 from subspan.pairs import Pairs
 from subspan.proposals import difference, fewest_groups, propose
@@ -57,8 +58,8 @@ class ClassifierStage(Phase):
         take part.
     chosen : Heads, optional
         Becomes the classifier with the lowest objective at the end. With ``search``, the one whose labels hold most
-        :func:`~subspan.merging.label_information`, before Eq. 5 and after it, as they were searched for. If one of them
-        held more when it had just learned the labels it was given, it becomes that one.
+        :func:`~subspan.information.label_information`, before Eq. 5 and after it, as they were searched for. If one of
+        them held more when it had just learned the labels it was given, it becomes that one.
 
     Notes
     -----

@@ -14,7 +14,7 @@ from subspan.components import make_components
 from subspan.encoders import ENCODERS, Encoder, IdentityEncoder, given_options
 from subspan.errors import InvalidInputError, ResourceError
 from subspan.heads import Heads
-from subspan.merging import UNEVEN
+from subspan.information import UNEVEN
 from subspan.methods._ncsc_classifiers import ClassifierStage
 from subspan.methods._ncsc_global import GlobalSetting
 from subspan.methods._ncsc_setting import UNCHANGED, Setting
@@ -42,7 +42,7 @@ RATES = {
     "settling": 3e-3,
     "collaboration": 1e-3,  # the head in the last stage
 }
-COMPRESSION = {"auto": None, "uniform": 0.0, "uneven": UNEVEN}  # by prior, see subspan.merging
+COMPRESSION = {"auto": None, "uniform": 0.0, "uneven": UNEVEN}  # by prior, see subspan.information
 SCATTERING = {"scattering": {"contrast": True}, "plain-scattering": {"contrast": False}}  # encoders of images
 WHITENED = {"whitened-3": 3, "whitened-6": 6, "whitened-9": 9}  # dimensions of a cluster
 OPTIONS = dict.fromkeys(SCATTERING, ("n_components", "J", "L")) | dict.fromkeys(("pca", *WHITENED), ("n_components",))

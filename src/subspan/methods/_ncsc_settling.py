@@ -31,7 +31,7 @@ class SettlingStage(ClassifierStage):
     candidates : ClassifierStage
         Where it was chosen.
     head : Heads
-        The chosen classifier. Becomes the copy whose labels hold most :func:`~subspan.merging.label_information`,
+        The chosen classifier. Becomes the copy whose labels hold most :func:`~subspan.information.label_information`,
         as it was chosen by, unless its own labels hold more.
     """
 
