@@ -13,7 +13,7 @@ import subspan
 
 ROOT = Path(subspan.__file__).parent
 LAYERS = {
-    "errors _random _batches _validation _parameters _resources _json _environment": 0,
+    "errors _random _batches _scaling _validation _parameters _resources _json _environment": 0,
     "self_expression affinity losses spectral postprocessing convex sparse_codes principal subspaces pairs": 1,
     "information merging neighbours multiscale gans augment k_subspaces centroids soft_assignments": 1,
     "encoders layers heads scattering wavelets channels checkpoint components whitened": 1,

@@ -7,7 +7,8 @@ import pytest
 import scipy.sparse
 import torch
 
-from subspan._validation import Scaling, check_n_clusters, check_same_features, check_samples, fit_scaling, iter_slices
+from subspan._scaling import Scaling
+from subspan._validation import check_n_clusters, check_same_features, check_samples, fit_scaling, iter_slices
 from subspan.errors import InvalidInputError
 
 RNG = np.random.default_rng(0)

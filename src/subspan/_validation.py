@@ -9,7 +9,7 @@ import mmap
 import numbers
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -18,57 +18,12 @@ import torch
 from sklearn.utils.validation import check_array
 
 from subspan._batches import from_torch, is_series, spool
+from subspan._scaling import Scaling
 from subspan.errors import InvalidInputError
 
 CHUNK_ENTRIES = 1 << 18  # entries of X that a streaming pass holds at a time (2 MiB in float64)
 
 Layout = Literal["np", "nhw", "nhwc", "nchw"]
-
-
-@dataclass(frozen=True, eq=False)
-class Scaling:
-    """Affine map (x - shift) / scale, fitted once and kept with the model.
-
-    Parameters
-    ----------
-    shift : ndarray of shape () or (p,), float64
-    scale : float
-        One positive scalar for all entries, so that angles between centred samples are kept.
-    whole : bool
-        Whether it was fitted to images of whole numbers that go beyond 1, such as 0 .. 255.
-    """
-
-    shift: np.ndarray = field(default_factory=lambda: np.zeros(()))
-    scale: float = 1.0
-    whole: bool = False
-
-    def apply(self, rows: np.ndarray) -> np.ndarray:
-        """Scaled float32 copy of ``rows``; wide types are shifted in float64 so that large offsets lose no digits."""
-        narrow = rows.dtype.itemsize <= 2 or (rows.dtype == np.float32 and not self.shift.any())
-        out: Any = rows.astype(np.float32 if narrow else np.float64, order="C")
-        if self.shift.any():
-            out -= self.shift.astype(out.dtype)
-        if self.scale != 1.0:
-            out /= self.scale
-        return out.astype(np.float32, copy=False)
-
-    def without_shift(self) -> Scaling:
-        """Scaling alone, at least as strong: for linear subspaces, which pass through the origin."""
-        return replace(self, shift=np.zeros(()), scale=max(self.scale, float(np.abs(self.shift).max(initial=0.0))))
-
-    def to_tensors(self) -> dict[str, torch.Tensor]:
-        """``{"shift", "scale"}`` as float64 tensors and ``{"whole"}`` as a bool, as safetensors stores them."""
-        return {
-            "shift": torch.from_numpy(np.array(self.shift, dtype=np.float64)),
-            "scale": torch.tensor(self.scale, dtype=torch.float64),
-            "whole": torch.tensor(self.whole),
-        }
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Scaling:
-        """Inverse of :meth:`to_tensors`, bit by bit; older models do not say ``whole``."""
-        shift = np.array(tensors["shift"].cpu().numpy(), dtype=np.float64)
-        return cls(shift, float(tensors["scale"]), bool(tensors.get("whole", False)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +112,6 @@ def check_samples(X: Any, *, channel_axis: Literal["auto", 1, -1] = "auto") -> S
         A list or tuple is read as samples, also if it holds arrays: for batches give ``iter(list)``.
     channel_axis : "auto", 1 or -1
         Where the channels of 4-D data are. "auto" takes the smaller of axis 1 and axis -1 (the last one at a tie).
-    n_clusters : int, optional
-        Checked against the number of samples when given.
 
     Returns
     -------

@@ -25,9 +25,9 @@ from torch import Tensor
 
 import subspan
 from subspan._random import draw_seed
+from subspan._scaling import Scaling
 from subspan._validation import (
     Samples,
-    Scaling,
     check_distinct,
     check_n_clusters,
     check_same_features,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from subspan._parameters import check_choice, check_integer, check_number, check_overrides
 from subspan._random import generator
 from subspan._resources import LIBRARIES
-from subspan._validation import Samples, Scaling, iter_slices
+from subspan._scaling import Scaling
+from subspan._validation import Samples, iter_slices
 from subspan.base import PREDICT_BATCH, Clusterer, load
 from subspan.centroids import kmeans_centers, nearest
 from subspan.checkpoint import load_module_tensors, module_tensors
