@@ -65,6 +65,25 @@ def test_large_affinities_go_to_the_iterative_solver(monkeypatch):
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("form", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("bridge", [0.0, 1e-9, 1e-6])
+@pytest.mark.parametrize("tol", [1e-8, 1e-2])
+def test_clusters_that_hardly_touch_all_have_their_eigenvector(form, bridge, tol):
+    """30 clusters have 30 eigenvalues of (almost) zero, and Lanczos' method sees one vector of an eigenspace."""
+    rng, c, size = np.random.default_rng(0), 30, 20
+    i = np.repeat(np.arange(c * size), 5)
+    A = np.zeros((c * size, c * size))
+    A[i, i // size * size + rng.integers(size, size=len(i))] = 1.0
+    first = np.arange(c - 1) * size
+    A[first, first + size] = bridge
+    A = A + A.T
+    values, vectors = spectral_embedding(form(A), c, seed=0, solver="arpack", tol=tol)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(laplacian(A, normed=True))[:c], atol=tol)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(c), atol=1e-9)
+    labels = spectral_labels(form(A), c, seed=0, solver="arpack")
+    assert adjusted_rand_score(np.arange(c * size) // size, labels) == 1.0
+
+
 def test_isolated_samples_do_no_harm():
     A, y = blocks([10, 10])
     A[3] = A[:, 3] = 0.0

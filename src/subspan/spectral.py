@@ -21,6 +21,8 @@ Solver = Literal["auto", "dense", "arpack"]
 Assign = Literal["kmeans", "cluster_qr"]
 
 _DENSE_LIMIT = 2000  # up to this n LAPACK's subset of eigenvectors is quick and never fails
+_SAME, _GLANCE = 1e-5, 1e-3  # difference of eigenvalues that does not count, and accuracy of a look for missed ones,
+_MORE = 20  # of which so many are sought at once
 
 
 def spectral_labels(
@@ -142,7 +144,11 @@ def cluster_qr(vectors: np.ndarray) -> np.ndarray:
 
 
 def _largest(A: Any, scale: np.ndarray, k: int, seed: int, tol: float) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest eigenpairs of ``diag(scale) A diag(scale)`` by ARPACK, without a scaled copy of a dense A."""
+    """The k largest eigenpairs of ``diag(scale) A diag(scale)`` by ARPACK, without a scaled copy of a dense A.
+
+    Clusters that do not touch, or hardly, have the same eigenvalue, of which Lanczos' method shows one vector or a few.
+    So it is asked again for what is left without the known ones, until nothing larger appears.
+    """
     n = A.shape[0]
     dtype = np.float64
     if sparse.issparse(A):
@@ -153,7 +159,21 @@ def _largest(A: Any, scale: np.ndarray, k: int, seed: int, tol: float) -> tuple[
         N = LinearOperator(
             (n, n), matvec=lambda x: narrow * (A @ (narrow * x.ravel().astype(narrow.dtype))), dtype=dtype
         )
-    start = np.random.default_rng(seed).uniform(-1.0, 1.0, n)
+    rng = np.random.default_rng(seed)
+    values, vectors = _lanczos(N, k, rng, tol)
+    same, limit = max(tol, _SAME), min(k, _MORE)
+    while _lanczos(_without(N, values, vectors), 1, rng, max(tol, _GLANCE))[0][0] > values.min() + same:
+        more, found = _lanczos(_without(N, values, vectors), limit, rng, tol)
+        if not (more > values.min() + same).any():
+            break
+        values, vectors = _rayleigh_ritz(N, np.hstack([vectors, found[:, more > values.min() + same]]), k)
+    return values, vectors
+
+
+def _lanczos(N: Any, k: int, rng: np.random.Generator, tol: float) -> tuple[np.ndarray, np.ndarray]:
+    """k large eigenpairs of N. From one start vector only one vector of each eigenspace can be seen."""
+    n = N.shape[0]
+    start = rng.uniform(-1.0, 1.0, n)
     for vectors, rounds in ((max(2 * k + 1, 20), 10), (max(6 * k, 100), 50)):  # a wider basis when the gap is small
         try:
             return eigsh(N, k=k, which="LA", v0=start, ncv=min(n, vectors), maxiter=rounds * n, tol=tol)
@@ -162,6 +182,23 @@ def _largest(A: Any, scale: np.ndarray, k: int, seed: int, tol: float) -> tuple[
     raise SelfExpressionError(
         "The eigenvectors of the affinity did not converge: use solver 'dense', or an affinity with fewer components."
     )
+
+
+def _without(N: Any, values: np.ndarray, vectors: np.ndarray) -> LinearOperator:
+    """N with the eigenvalues of known vectors (n, k) moved to -2, below all others."""
+
+    def matvec(x: np.ndarray) -> np.ndarray:
+        x = x.ravel()
+        return N @ x - vectors @ ((values + 2.0) * (vectors.T @ x))
+
+    return LinearOperator(N.shape, matvec=matvec, dtype=np.float64)
+
+
+def _rayleigh_ritz(N: Any, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k largest eigenpairs of N in the span of the vectors (n, m)."""
+    basis = qr(vectors, mode="economic")[0]
+    values, mixed = eigh(basis.T @ (N @ basis), subset_by_index=[basis.shape[1] - k, basis.shape[1] - 1])
+    return values, basis @ mixed
 
 
 def _check(A: Any, n_components: int, solver: str) -> None:
