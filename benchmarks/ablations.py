@@ -83,7 +83,7 @@ def selected_pairs(model: NCSC, Z: torch.Tensor) -> Pairs:
     if model.batches == "local":
         batches = local_batches(Z, model.batch_size, gen)
     else:
-        batches = list(torch.randperm(len(Z), generator=gen).tensor_split(max(1, round(len(Z) / model.batch_size))))
+        batches = list(torch.randperm(len(Z), generator=gen).tensor_split(-(-len(Z) // model.batch_size)))
     return find_positives(Z, batches, ClosedFormSelfExpression(gamma), rule["u"], positive=model.positive_)
 
 

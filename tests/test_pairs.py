@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -167,7 +168,7 @@ def test_batches_hold_every_sample_once_and_have_one_size(n, size):
     assert torch.equal(torch.cat(batches).sort().values, torch.arange(n))
     sizes = [len(batch) for batch in batches]
     assert max(sizes) - min(sizes) <= 1
-    assert len(batches) == max(1, round(n / size))
+    assert len(batches) == math.ceil(n / size)
 
 
 def share_kept(Z, batches, m=5):

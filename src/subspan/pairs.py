@@ -111,10 +111,10 @@ def local_batches(Z: Tensor, batch_size: int, gen: torch.Generator) -> list[Tens
     Returns
     -------
     list of Tensors
-        Index tensors of nearly equal sizes; every sample once.
+        Index tensors of nearly equal sizes, at most ``batch_size``; every sample once.
     """
     n = len(Z)
-    count = max(1, round(n / batch_size))
+    count = -(-n // batch_size)
     if count == 1:
         return [torch.randperm(n, generator=gen)]
     cells = min(count * CELLS_PER_BATCH, n)

@@ -296,7 +296,7 @@ def memory_parts(
     if joint or not neighbours:
         parts["affinities"] = 4 * batch * batch * (14 if joint else 5)  # Eq. 8 is differentiated through C
     if learned:
-        parts["learned_coefficients"] = learned_bytes([batch]) * max(1, round(n / batch))
+        parts["learned_coefficients"] = learned_bytes([batch]) * -(-n // batch)
     later = sum(parts.values()) - parts["libraries"] - parts["codes"]
     return parts | ({"fitting": fitting - later} if fitting > later else {})
 

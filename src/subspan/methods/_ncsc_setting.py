@@ -82,7 +82,7 @@ class Setting:
             return self.fixed_batches
         if self.local:
             return local_batches(self.normalise(self.codes), self.batch_size, gen)
-        count = max(1, round(self.samples.n / self.batch_size))
+        count = -(-self.samples.n // self.batch_size)
         return torch.randperm(self.samples.n, generator=gen).tensor_split(count)
 
     def pair_loss(self, log_p_i: Tensor, log_p_j: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -114,7 +114,7 @@ class NCSC(Clusterer):
         and gamma is open too, and codes are not whitened, up to 150 among 3000 landmarks, see
         :func:`subspan.selection.choose_graph`.
     batch_size : int
-        Samples whose self-expression is solved together.
+        Samples whose self-expression is solved together at most; batches are of nearly equal size.
     batches : {"local", "random"}
         How batches are composed (deviation 7).
     u : float, (float, float) or "auto"
@@ -492,7 +492,7 @@ class NCSC(Clusterer):
     def _fixed_batches(self, n: int, seed: int) -> list[Tensor] | None:
         if self.self_expression != "parameter":
             return None
-        count = max(1, round(n / self.batch_size))
+        count = -(-n // self.batch_size)
         return list(torch.randperm(n, generator=generator(seed, 2)).tensor_split(count))
 
     def _layer(self, fixed: list[Tensor] | None) -> SelfExpression:
