@@ -18,6 +18,7 @@ from subspan.spectral import spectral_labels
 
 Update = Callable[[Tensor, Tensor, Tensor], Tensor]  # codes (n, d), labels (n,), bases (k, d, r) -> bases
 
+MAX_ITER = 100  # rounds of assignment and bases
 _ROWS = 8192  # assigned at a time
 
 
@@ -110,7 +111,7 @@ def grassmann_step(Z: Tensor, labels: Tensor, U: Tensor, rate: float) -> Tensor:
 
 @torch.no_grad()
 def k_subspaces(
-    Z: Tensor, U: Tensor, *, update: Update = svd_bases, max_iter: int = 100
+    Z: Tensor, U: Tensor, *, update: Update = svd_bases, max_iter: int = MAX_ITER
 ) -> tuple[Tensor, Tensor, list[float]]:
     """Alternate assignment and ``update`` until no label changes.
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -148,6 +150,22 @@ def test_with_the_identity_it_is_k_subspaces():
     assert model.history_[0]["residual"] == pytest.approx(objectives[0], rel=1e-5)
 
 
+def test_it_says_whether_k_subspaces_settled(monkeypatch):
+    X, _, _ = planted(0, k=4, dim=2, p=6, m=50, noise=0.5)
+    assert KSCN(4, subspace_dim=2, random_state=0).fit(X).stop_reason_ == "settled: no label changes"
+    monkeypatch.setattr("subspan.methods.k_scn.MAX_ITER", 1)
+    monkeypatch.setattr("subspan.methods.k_scn.k_subspaces", functools.partial(k_subspaces, max_iter=1))
+    assert KSCN(4, subspace_dim=2, random_state=0).fit(X).stop_reason_ == "max_iter: 1 rounds"
+
+
+def test_a_loaded_model_keeps_the_residual_that_it_was_fitted_with(tmp_path):
+    X, _, _ = planted(0, k=3, dim=2, p=12, m=20, noise=0.3)
+    model = KSCN(3, subspace_dim=2, random_state=0).fit(X + 1.0)
+    expected = model.predict(X + 1.0)
+    model.set_params(normalize=False).save(tmp_path)
+    np.testing.assert_array_equal(load(tmp_path).predict(X + 1.0), expected)
+
+
 def test_the_restart_of_lowest_residual_is_kept():
     X, _, _ = planted(1, k=5, dim=2, p=10, m=15, noise=0.2)
     options = {"subspace_dim": 2, "init": "restarts", "random_state": 0}
@@ -249,6 +267,7 @@ def test_an_absurd_rate_is_named():
         {"init": "kmeans"},
         {"subspace_dim": 0},
         {"n_init": 1.5},
+        {"init_samples": 2},
         {"lambda_residual": -1.0},
         {"tolerance": -0.1},
         {"epochs": {"starts": 1}},

@@ -34,9 +34,18 @@ from subspan._validation import Samples
 from subspan.base import Clusterer
 from subspan.checkpoint import load_module_tensors, module_tensors
 from subspan.encoders import Encoder, build_encoder, make_encoder
-from subspan.errors import ResourceError, SizingWarning
+from subspan.errors import InvalidInputError, ResourceError, SizingWarning
 from subspan.heads import live_labels
-from subspan.k_subspaces import assign, grassmann_step, k_subspaces, random_bases, residuals, spectral_bases, svd_bases
+from subspan.k_subspaces import (
+    MAX_ITER,
+    assign,
+    grassmann_step,
+    k_subspaces,
+    random_bases,
+    residuals,
+    spectral_bases,
+    svd_bases,
+)
 from subspan.pretraining import Reconstruction, encode
 from subspan.progress import Progress
 from subspan.training import Phase, Record, settled, train
@@ -54,8 +63,8 @@ class Start:
     size: int
     restarts: int
 
-    def bases(self, codes: Tensor, k: int, r: int, gen: torch.Generator) -> Tensor:
-        """Bases (k, d, r) at which k-subspaces of all codes (n, d) ends; the lowest residual wins, no label does."""
+    def run(self, codes: Tensor, k: int, r: int, gen: torch.Generator) -> tuple[Tensor, Tensor, list[float]]:
+        """:func:`k_subspaces` of all codes (n, d) from there; the lowest residual wins, no label does."""
         sample = codes[torch.randperm(len(codes), generator=gen)[: self.size].to(codes.device)]
         if self.kind == "spectral":
             seed = int(torch.randint(2**31 - 1, (), generator=gen))
@@ -63,7 +72,7 @@ class Start:
         else:
             runs = [k_subspaces(sample, random_bases(sample, k, r, gen)) for _ in range(self.restarts)]
             best = min(runs, key=lambda run: run[2][-1])[0]
-        return k_subspaces(codes, best)[0]
+        return k_subspaces(codes, best)
 
 
 class Subspaces(nn.Module):
@@ -119,7 +128,7 @@ class SubspacePhase(Phase):
 
     def reset(self, gen: torch.Generator, restart: int) -> None:
         k, _, r = self.subspaces.bases.shape
-        self.subspaces.bases.copy_(self.initial.bases(self.codes, k, r, gen))
+        self.subspaces.bases.copy_(self.initial.run(self.codes, k, r, gen)[0])
         self.labels = assign(self.codes, self.subspaces.bases)[0]
 
     def parameter_groups(self) -> list[dict]:
@@ -300,11 +309,11 @@ class KSCN(Clusterer):
         """k-subspaces alone: there is no network to train, so the given codes are not centred."""
         codes = subspaces.points(codes)
         k, _, r = subspaces.bases.shape
-        bases = start.bases(codes, k, r, generator(seed, 2))
+        bases, _, objectives = start.run(codes, k, r, generator(seed, 2))
         subspaces.bases.copy_(bases)
-        residual = float(assign(codes, bases)[1].mean())
-        self.history_ = [{"phase": PHASE, "epoch": 0, "residual": residual}]
-        self.stop_reasons_ = {PHASE: "settled: no label changes"}
+        self.history_ = [{"phase": PHASE, "epoch": 0, "residual": objectives[-1]}]
+        done = len(objectives) <= MAX_ITER
+        self.stop_reasons_ = {PHASE: "settled: no label changes" if done else f"max_iter: {MAX_ITER} rounds"}
 
     def _network(self, shape: tuple[int, ...], gen: torch.Generator) -> Encoder:
         return make_encoder(
@@ -350,12 +359,12 @@ class KSCN(Clusterer):
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         modules = {"encoder": self.encoder_, "subspaces": self.subspaces_}
-        return module_tensors(modules), {"encoder": self.encoder_.config()}
+        return module_tensors(modules), {"encoder": self.encoder_.config(), "unit": self.subspaces_.unit}
 
     def _restore(self, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         self.encoder_ = build_encoder(**extra["encoder"])
         k, d, r = tensors["subspaces.bases"].shape
-        self.subspaces_ = Subspaces(k, d, r, self.normalize)
+        self.subspaces_ = Subspaces(k, d, r, extra.get("unit", self.normalize))  # older models do not say it
         load_module_tensors({"encoder": self.encoder_, "subspaces": self.subspaces_}, tensors)
         self.encoder_.to(self._device).eval()
         self.subspaces_.to(self._device).eval()
@@ -363,8 +372,10 @@ class KSCN(Clusterer):
     def _validate_parameters(self) -> None:
         check_choice("update", self.update, ("svd", "grassmann"))
         check_choice("init", self.init, ("spectral", "restarts"))
-        for name in ("subspace_dim", "init_samples", "n_init", "batch_size"):
+        for name in ("n_clusters", "subspace_dim", "init_samples", "n_init", "batch_size"):
             check_integer(name, getattr(self, name), 1)
+        if self.init_samples < self.n_clusters:
+            raise InvalidInputError(f"init_samples={self.init_samples} must be at least n_clusters={self.n_clusters}.")
         check_number("lambda_residual", self.lambda_residual, 0.0)
         check_number("tolerance", self.tolerance, 0.0)
         check_overrides("epochs", self.epochs, self._epochs, whole=True)
