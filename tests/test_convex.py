@@ -93,6 +93,8 @@ def test_kkt_residual_is_the_worst_subgradient():
     missing[0, 1] = 0.0  # |2 * -2| exceeds 1 by 3 off the support
     assert lasso_kkt(missing, x, U, 2.0) == pytest.approx(3.0)
     assert lasso_kkt(missing, x, U, 2.0, own=torch.tensor([1])) < 1e-12
+    assert np.isnan(lasso_kkt(exact, x, U, float("nan")))
+    assert np.isnan(lasso_kkt(exact, x, U, float("nan"), total=torch.ones(3, dtype=torch.float64)))
     # 2 * 0.1 stays below 1, so that a zero there is right and anything else is not
     extra = exact.clone()
     extra[0, 2] = 0.05

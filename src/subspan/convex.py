@@ -199,7 +199,7 @@ def lasso_kkt(
     gap = torch.where(support, (g - C.sign()).abs(), (g.abs() - 1.0).clamp_min(0.0))
     if own is not None:
         gap[torch.arange(len(C), device=C.device), own] = 0.0
-    return max(worst, float(gap.max()))
+    return float(gap.max().clamp_min(worst))  # NaN stays
 
 
 def low_rank_admm(X: Tensor, lam: float, *, tol: float = 1e-5, max_iter: int = 1000) -> tuple[Solution, Tensor]:

@@ -38,5 +38,9 @@ class CollapseWarning(UserWarning):
     """Most clusters became empty during training."""
 
 
+class IsolationWarning(UserWarning):
+    """Many samples are neither expressed by others nor express them: spectral clustering cannot place them."""
+
+
 class SizingWarning(UserWarning):
     """A network was resized to meet a constraint of the method (for example d > 9k)."""

@@ -93,7 +93,7 @@ def blockwise_admm(
         own = torch.arange(rows.start, rows.stop, device=cross.device)
         found = lasso_admm(cross, factor, weight, own=own, total=total, tol=tol, max_iter=max_iter)
         parts.append(sparse.csr_array(found.codes.cpu().numpy()))
-        kkt, n_iter = max(kkt, found.kkt), max(n_iter, found.n_iter)
+        kkt, n_iter = float(np.maximum(kkt, found.kkt)), max(n_iter, found.n_iter)
         stop = found.stop_reason if found.stop_reason != "converged" else stop
     return SparseCodes(sparse.csr_array(sparse.vstack(parts)), kkt, n_iter, stop)  # type: ignore[arg-type]
 
@@ -125,7 +125,8 @@ def active_set_lasso(samples: Tensor, atoms: Tensor, weight: float, *, tol: floa
         dense = torch.from_numpy(C.toarray()).to(samples)
         cross = samples[rows] @ atoms.T
         # C D D^T needs no factor of its own here: with U = D the Gram matrix is D D^T
-        kkt = max(kkt, lasso_kkt(dense, cross, atoms, weight, own=torch.from_numpy(own).to(samples.device)))
+        found = lasso_kkt(dense, cross, atoms, weight, own=torch.from_numpy(own).to(samples.device))
+        kkt = float(np.maximum(kkt, found))
         rounds = max(rounds, n_rounds)
         parts.append(C)
     stop: StopReason = "converged" if kkt <= tol else "max_iter"

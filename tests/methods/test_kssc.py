@@ -7,7 +7,7 @@ from sklearn.linear_model import Lasso
 from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from subspan.errors import InvalidInputError
+from subspan.errors import InvalidInputError, IsolationWarning, SelfExpressionError
 from subspan.methods.kssc import KSSC
 from subspan.methods.ssc import SSC
 from subspan.metrics import ari
@@ -99,6 +99,22 @@ def test_predict_works_in_feature_space():
 def test_wrong_options_are_named(name, value):
     with pytest.raises(InvalidInputError, match=name):
         KSSC(2, **{name: value}).fit(np.eye(4))
+
+
+@pytest.mark.parametrize("solver", ["admm", "lasso"])
+def test_kernels_that_overflow_are_named(solver):
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(SelfExpressionError, match="kernel values are too large: lower degree"),
+    ):
+        KSSC(3, degree=600, normalize=False, solver=solver, random_state=0).fit(10 * X)
+
+
+def test_a_kernel_in_which_all_samples_are_strangers_is_told():
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    with pytest.warns(IsolationWarning, match="of 30 samples have no coefficient .* a larger sigma"):
+        KSSC(3, kernel="rbf", sigma=1e-6, random_state=0).fit(X)
 
 
 @pytest.mark.parametrize("solver", ["admm", "lasso"])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from self_expressive_laws import SelfExpressiveLaws, planted
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from subspan.errors import InvalidInputError
+from subspan.errors import InvalidInputError, IsolationWarning
 from subspan.methods.lrr import LRR
 from subspan.metrics import ari
 
@@ -57,6 +59,16 @@ def test_outlying_samples_are_left_to_the_noise_term():
     Z = unit_rows(X)
     left = np.linalg.norm(Z - model.coefficients_ @ Z, axis=1)
     assert left[bad].min() > 3 * left[good].max()
+
+
+def test_coefficients_that_are_all_zero_are_told():
+    """Few samples of many subspaces: with lam ||X||^2 <= 1 the least of nuclear norm and noise is no coefficient."""
+    X, y, _ = planted(0, k=20, dim=4, p=400, m=5)
+    with pytest.warns(IsolationWarning, match="100 of 100 samples have no coefficient .* a larger lam"):
+        LRR(20, lam=0.05, random_state=0).fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ari(y, LRR(20, lam=1.0, random_state=0).fit(X).labels_) == 1.0
 
 
 def test_wrong_options_are_named():

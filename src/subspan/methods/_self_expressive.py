@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -22,12 +23,13 @@ from subspan._parameters import check_above, check_choice, check_integer, check_
 from subspan._resources import available_bytes
 from subspan._validation import Samples, iter_slices
 from subspan.base import PREDICT_BATCH, Clusterer
-from subspan.errors import InvalidInputError, ResourceError
+from subspan.errors import InvalidInputError, IsolationWarning, ResourceError, SelfExpressionError
 from subspan.postprocessing import coefficient_affinity
 from subspan.spectral import spectral_labels
 from subspan.subspaces import ridge_bases, squared_residuals
 
 PHASE = "self-expression"
+ISOLATED = 0.1  # share of the samples without coefficients from which that is said
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class SelfExpressiveClusterer(Clusterer):
     verbose: int = 0
 
     _dtype: ClassVar[torch.dtype] = torch.float64
+    _too_few: ClassVar[str] = "the samples may be almost orthogonal to each other"  # why coefficients are zero
 
     @property
     def stop_reason_(self) -> str:
@@ -189,10 +192,28 @@ class SelfExpressiveClusterer(Clusterer):
         start = time.perf_counter()
         found = self._express(Z)
         self.coefficients_ = found.C
+        self._check_coefficients(found)
         self.stop_reasons_ = {PHASE: found.stop_reason}
         seconds = time.perf_counter() - start
         self.history_ = [{"phase": PHASE, "epoch": found.n_iter, **found.figures, "seconds": seconds}]
         return Z
+
+    def _check_coefficients(self, found: Expression) -> None:
+        """Complain of numbers that are not finite, and of samples that no other one expresses or is expressed by."""
+        entries = found.C if isinstance(found.C, np.ndarray) else found.C.data
+        name = type(self).__name__
+        if not (np.isfinite(entries).all() and np.isfinite(list(found.figures.values())).all()):
+            raise SelfExpressionError(
+                f"{name} met numbers that are too large or are not finite: bring its parameters nearer to the defaults."
+            )
+        alone = isolated(found.C)
+        if alone > ISOLATED * found.C.shape[0]:
+            warnings.warn(
+                f"{alone} of {found.C.shape[0]} samples have no coefficient to or from another one, so their labels "
+                f"mean nothing: {self._too_few}.",
+                IsolationWarning,
+                stacklevel=5,
+            )
 
     def _gather(self, samples: Samples, rows: np.ndarray) -> Tensor:
         parts = (samples.batch(rows[part]) for part in iter_slices(len(rows), PREDICT_BATCH))
@@ -274,6 +295,14 @@ class SelfExpressiveClusterer(Clusterer):
         check_choice("assign_labels", self.assign_labels, ("kmeans", "cluster_qr"))
         if self.max_samples is not None and self.max_samples < self.n_clusters:
             raise InvalidInputError(f"max_samples={self.max_samples} must be at least n_clusters={self.n_clusters}.")
+
+
+def isolated(C: Any) -> int:
+    """How many samples have only zeros in their row and column of C (n, n), but for the diagonal."""
+    tied = C != 0
+    own = tied.diagonal()
+    degree = np.asarray(tied.sum(axis=0)).ravel() + np.asarray(tied.sum(axis=1)).ravel() - 2 * own.astype(np.int64)
+    return int((degree == 0).sum())
 
 
 def largest_feasible(bytes_of: Callable[[int], int], n: int, limit: int) -> int:

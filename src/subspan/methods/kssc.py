@@ -17,6 +17,7 @@ from torch import Tensor
 
 from subspan._parameters import check_above, check_choice, check_integer, check_number
 from subspan.convex import orthogonal_factor
+from subspan.errors import SelfExpressionError
 from subspan.methods._self_expressive import Expression, SelfExpressiveClusterer
 from subspan.sparse_codes import BLOCK_ENTRIES, COHERENT, active_set_lasso, blockwise_admm
 from subspan.subspaces import kernel_ridge_bases, squared_residuals
@@ -63,6 +64,7 @@ class KSSC(SelfExpressiveClusterer):
     max_iter: int = 2000
 
     _dtype: ClassVar[torch.dtype] = torch.float64
+    _too_few: ClassVar[str] = "a larger alpha_z keeps more coefficients, a larger sigma makes the RBF kernel wider"
 
     @property
     def kkt_residual_(self) -> float:
@@ -73,6 +75,8 @@ class KSSC(SelfExpressiveClusterer):
     def _express(self, Z: Tensor) -> Expression:
         self._width = _median_distance(Z) if self.sigma == "median" else float(self.sigma)
         K = self._kernel(Z, Z)
+        if not bool(K.isfinite().all()):
+            raise SelfExpressionError("kernel values are too large: lower degree or coef0, or set normalize=True")
         others, norms = K.abs().fill_diagonal_(0.0).amax(dim=1), K.diagonal().clamp_min(0.0).sqrt()
         others = others[others > COHERENT * norms * norms.amax()]
         weight = float(self.alpha_z) / (float(others.min()) if len(others) else 1.0)

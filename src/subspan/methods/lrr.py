@@ -44,6 +44,7 @@ class LRR(SelfExpressiveClusterer):
     max_iter: int = 1000
 
     _dtype: ClassVar[torch.dtype] = torch.float64
+    _too_few: ClassVar[str] = "a larger lam lets less of the data be noise"
 
     def _express(self, Z: Tensor) -> Expression:
         if self.lam is None:

@@ -48,6 +48,7 @@ class LSR(SelfExpressiveClusterer):
 
     # the linear system is float64 inside; only C itself, n x n, is float32
     _dtype: ClassVar[torch.dtype] = torch.float32
+    _too_few: ClassVar[str] = "a smaller lam makes coefficients larger"
 
     def _express(self, Z: Tensor) -> Expression:
         if self.zero_diagonal:

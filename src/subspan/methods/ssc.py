@@ -58,6 +58,7 @@ class SSC(SelfExpressiveClusterer):
     max_iter: int = 2000
 
     _dtype: ClassVar[torch.dtype] = torch.float64
+    _too_few: ClassVar[str] = "a larger alpha_z keeps more coefficients, if the samples are not all orthogonal"
 
     @property
     def kkt_residual_(self) -> float:

@@ -43,6 +43,7 @@ class SSCOMP(SelfExpressiveClusterer):
     scale_rows: bool = True
 
     _dtype: ClassVar[torch.dtype] = torch.float32
+    _too_few: ClassVar[str] = "a smaller eps takes more of them"
 
     def _express(self, Z: Tensor) -> Expression:
         C = omp_codes(Z, self.n_nonzero, self.eps)
