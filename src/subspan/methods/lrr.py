@@ -27,7 +27,8 @@ class LRR(SelfExpressiveClusterer):
 
     Parameters that are not listed and the attributes are those of
     :class:`~subspan.methods._self_expressive.SelfExpressiveClusterer`. A large ``subspace_dim`` with ``power=2`` is
-    the paper's Algorithm 2 up to negative cosines, which we cut and the paper squares.
+    the paper's Algorithm 2 but for negative cosines, which we cut and the paper squares, and for the factors, which are
+    those of C there and of (C + C^T) / 2 here.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ Eq. (4):  min ||x_i - c_i X||_2^2   s.t. ||c_i||_0 <= k, c_ii = 0, solved greedi
     while |T| < k and ||q||_2 > eps:
         T <- T + argmax_{j != i} |x_j . q|
         q <- x_i - (projection of x_i onto span{x_j : j in T})
-Alg. 2:   A = |C| + |C|^T, spectral clustering.
+Alg. 2:   A = |C| + |C|^T, spectral clustering. Rows of C are divided by their maximum first, as in SSC.
 """
 
 from __future__ import annotations
