@@ -49,6 +49,27 @@ def test_other_content_is_refused_and_kept(tmp_path, line):
     assert line in path.read_text()
 
 
+@pytest.mark.parametrize("content", [b'{"precious": 1}', b"notes", b"  ", b"[1, 2]", b'{"format": 2, "key": "a"}'])
+def test_a_file_without_a_line_break_is_not_taken_for_a_line_that_was_cut_off(tmp_path, content):
+    path = tmp_path / "notes.json"
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match="choose another --out"):
+        Journal(path)
+    assert path.read_bytes() == content
+
+
+def test_a_first_line_that_was_cut_off_anywhere_is_dropped(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with Journal(path) as journal:
+        journal.append({"key": "a", "status": "ok"})
+    line = path.read_bytes()
+    for end in range(len(line)):
+        path.write_bytes(line[:end])
+        with Journal(path) as journal:
+            assert journal.finished == {}
+        assert path.read_bytes() == b""
+
+
 def test_two_runs_cannot_write_one_file(tmp_path):
     path = tmp_path / "r.jsonl"
     with Journal(path), pytest.raises(InvalidInputError, match="in use"):

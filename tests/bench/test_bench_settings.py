@@ -14,6 +14,7 @@ from subspan.errors import DataNotFoundError, InvalidInputError
 from subspan.methods import METHODS, get_method
 
 DATA = '[[data]]\nname = "d"\nn_clusters = 2\n'
+ROW = '[[row]]\nname = "r"\nmethod = "kmeans"\n'
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -58,7 +59,7 @@ def test_rows_without_a_budget_of_their_own_share_their_lines_with_the_tables():
 
 
 def test_pretraining_names_a_method():
-    row = '[[row]]\nname = "a"\nmethod = "dec"\nsettings = [{ source = "default", pretraining = { %s } }]'
+    row = DATA + '[[row]]\nname = "a"\nmethod = "dec"\nsettings = [{ source = "default", pretraining = { %s } }]'
     with pytest.raises(InvalidInputError, match="pretraining"):
         parse_suite("s", 'title = "t"\nrows = ["a"]\n' + row % 'methd = "sae-km"')
     assert parse_suite("s", 'title = "t"\nrows = ["a"]\n' + row % 'method = "sae-km"').rows[0].settings[0].pretraining
@@ -132,11 +133,30 @@ def test_key_follows_what_decides_the_result_and_nothing_else(suite):
             + '[[row]]\nname = "r"\nmethod = "m"\nsettings = [{ source = "paper", value = 1 }]\n',
             "no key 'value'",
         ),
+        ('title = "t"\n' + DATA, r"nothing to run: add \[\[row\]\]"),
+        ('title = "t"\n' + ROW, r"nothing to run: add \[\[data\]\]"),
+        ('title = "t"\n' + DATA + DATA + ROW, r"\[\[data\]\] 'd' twice"),
+        ('title = "t"\n' + DATA + ROW + ROW, r"\[\[row\]\] 'r' twice"),
+        ('title = "t"\n' + DATA + ROW.replace("[[row]]", "[row]"), r"row is not a list of tables: write \[\[row\]\]"),
+        ('title = "t"\n' + DATA.replace("[[data]]", "[data]") + ROW, r"write \[\[data\]\], with two brackets"),
+        ('title = "t"\ntime_limit = "60"\n' + DATA + ROW, "time_limit is '60' in Suite: give a float or int"),
+        ('title = "t"\nseeds = "3"\n' + DATA + ROW, "seeds is '3' in Suite: give a int"),
+        ('title = "t"\nseeds = 0\n' + DATA + ROW, "seeds is 0 in Suite: give one above 0"),
+        ('title = "t"\nseeds = true\n' + DATA + ROW, "seeds is True in Suite"),
+        ('title = "t"\n' + DATA.replace("2", '"ten"') + ROW, "n_clusters is 'ten' in Data"),
+        ('title = "t"\n' + DATA + ROW + 'settings = [{ source = "paper", values = 3 }]', "values is 3 in Settings"),
+        ('title = "t"\n' + DATA + ROW + 'settings = [{ source = "paper", data = "d" }]', "data is 'd' in Settings"),
     ],
 )
 def test_mistakes_in_a_suite_are_named(text, words):
     with pytest.raises(InvalidInputError, match=words):
         parse_suite("s", text)
+
+
+def test_a_suite_of_ones_own_runs_its_rows_without_a_list_of_them():
+    text = 'title = "t"\ntime_limit = 60\n' + DATA + ROW
+    assert [cell.row for cell in cells(parse_suite("s", text), [0])] == ["r"]
+    assert [row.name for row in parse_suite("s", "every_method = true\n" + text).rows] == list(METHODS)
 
 
 def test_unknown_suites_and_rows_name_the_nearest(suite):

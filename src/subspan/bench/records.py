@@ -60,6 +60,10 @@ class Journal:
             whole, torn = _split(self.path.read_bytes())
             self.finished = {record["key"]: record["status"] for record in _parse(whole, self.path)}
             if torn:
+                if not _is_ours(torn):
+                    raise InvalidInputError(
+                        f"The last line of {path} is not a result of 'subspan bench run': choose another --out."
+                    )
                 os.ftruncate(self._file, len(whole))
         except BaseException:
             os.close(self._file)
@@ -85,6 +89,12 @@ def _split(content: bytes) -> tuple[bytes, bytes]:
     """Whole lines, and what follows the last line break."""
     end = content.rfind(b"\n") + 1
     return content[:end], content[end:]
+
+
+def _is_ours(torn: bytes) -> bool:
+    """Whether a line that was cut off begins as :meth:`Journal.append` begins it."""
+    start = json.dumps({"format": FORMAT, "key": ""})[:-2].encode()
+    return torn[: len(start)] == start[: len(torn)]
 
 
 def _parse(whole: bytes, path: Path) -> list[Record]:

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from subspan.errors import DataNotFoundError, InvalidInputError
 from subspan.methods import METHODS
@@ -163,15 +164,23 @@ def parse_suite(name: str, text: str, shared: str = "") -> Suite:
     content = _parse_toml(text, name)
     known = {row.name: row for row in _rows(_parse_toml(shared, _SHARED), _SHARED)}
     known |= {row.name: row for row in _rows(content, name)}
-    content.pop("row", None)
-    wanted = content.pop("rows", [])
+    own = [row["name"] for row in content.pop("row", [])]
+    every_method = content.pop("every_method", False)
+    wanted = content.pop("rows", [] if every_method else own)
     if unknown := [row for row in wanted if row not in known]:
         raise InvalidInputError(f"Suite {name} names the row '{unknown[0]}', which no [[row]] defines: add it.")
     rows = [known[row] for row in wanted]
-    if content.pop("every_method", False):
+    if every_method:
         rows += [Row(method, method) for method in METHODS if method not in {row.method for row in rows}]
-    data = tuple(_make(Data, entry, name) for entry in content.pop("data", []))
-    return _make(Suite, {"name": name, **content, "data": data, "rows": tuple(rows)}, name)
+    data = tuple(_make(Data, entry, name) for entry in _tables(content, "data", name))
+    content.pop("data", None)
+    suite = _make(Suite, {"name": name, **content, "data": data, "rows": tuple(rows)}, name)
+    for key, names in (("row", [row.name for row in rows]), ("data", [entry.name for entry in data])):
+        if not names:
+            raise InvalidInputError(f"Suite {name} has nothing to run: add [[{key}]].")
+        if twice := [one for one in names if names.count(one) > 1]:
+            raise InvalidInputError(f"Suite {name} has [[{key}]] '{twice[0]}' twice: name it once.")
+    return suite
 
 
 def cells(suite: Suite, seeds: Iterable[int]) -> list[Cell]:
@@ -246,11 +255,19 @@ def _parse_toml(text: str, where: str) -> dict[str, Any]:
         raise InvalidInputError(f"Suite {where} is not valid TOML ({error}): correct it.") from error
 
 
+def _tables(content: Mapping[str, Any], key: str, where: str) -> list[Mapping[str, Any]]:
+    """The tables [[key]]."""
+    found = content.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(entry, Mapping) for entry in found):
+        raise InvalidInputError(f"Suite {where}: {key} is not a list of tables: write [[{key}]], with two brackets.")
+    return found
+
+
 def _rows(content: Mapping[str, Any], where: str) -> list[Row]:
     rows = []
-    for entry in content.get("row", []):
-        settings = tuple(_settings(group, where) for group in entry.get("settings", []))
-        variants = [(dict(group), group.get("name", "")) for group in entry.get("postprocessing", [])]
+    for entry in _tables(content, "row", where):
+        settings = tuple(_settings(group, where) for group in _tables(entry, "settings", where))
+        variants = [(dict(group), group.get("name", "")) for group in _tables(entry, "postprocessing", where)]
         named = tuple((name, _settings({k: v for k, v in g.items() if k != "name"}, where)) for g, name in variants)
         more = {"postprocessing": named} if named else {}
         rows.append(_make(Row, {**entry, "settings": settings, **more}, where))
@@ -272,7 +289,21 @@ def _make(cls: type, entry: Mapping[str, Any], where: str) -> Any:
     valid = {item.name for item in fields(cls)}
     if unknown := set(entry) - valid:
         raise InvalidInputError(f"Suite {where}: {cls.__name__} has no key '{min(unknown)}', only {sorted(valid)}.")
+    hints = get_type_hints(cls)
+    for key, value in entry.items():
+        kinds = _kinds(hints[key])
+        if isinstance(value, bool) != (bool in kinds) or not isinstance(value, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+            raise InvalidInputError(f"Suite {where}: {key} is {value!r} in {cls.__name__}: give a {wanted}.")
+        if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+            raise InvalidInputError(f"Suite {where}: {key} is {value!r} in {cls.__name__}: give one above 0.")
     try:
         return cls(**entry)
     except TypeError as error:
         raise InvalidInputError(f"Suite {where}: {cls.__name__} is incomplete ({error}).") from error
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """Types of values that a type hint allows; whole numbers are numbers."""
+    kinds = tuple(get_origin(kind) or kind for kind in (get_args(hint) if get_origin(hint) is UnionType else (hint,)))
+    return (*kinds, int) if float in kinds else kinds
