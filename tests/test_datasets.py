@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from PIL import Image
 
@@ -262,6 +263,12 @@ def test_csv_labels_never_become_features(tmp_path: Path) -> None:
         ("a;b\n1;2\n", [[1, 2]]),
         ("1\t2\n3\t4\n", [[1, 2], [3, 4]]),
         ("0,1,2\n5,6,7\n", [[5, 6, 7]]),  # column numbers
+        ("2019,2020,2021,2022\n5,6,7,9\n1,7,8,0\n", [[5, 6, 7, 9], [1, 7, 8, 0]]),  # years
+        ("400.5,400.75,401,401.25\n5,6,7,9\n", [[5, 6, 7, 9]]),
+        ("5,6,7,8\n1,2,3,4\n", [[5, 6, 7, 8], [1, 2, 3, 4]]),  # samples that count
+        ("5,6,7,9\n1,2,3,4\n", [[5, 6, 7, 9], [1, 2, 3, 4]]),
+        ("4,5,6\n1,2,9\n", [[4, 5, 6], [1, 2, 9]]),
+        ("sample_id,400,401\n7,1,2\n8,3,4\n", [[7, 1, 2], [8, 3, 4]]),
         (",0,1\n0,5,6\n1,7,8\n", [[5, 6], [7, 8]]),  # an index column as pandas writes it
         ("\ufeffa,b\n1,2\n\n3,4\n", [[1, 2], [3, 4]]),  # byte order mark, empty line
         ("\ufeff1,2\n3,4\n", [[1, 2], [3, 4]]),
@@ -276,6 +283,8 @@ def test_csv_layouts(tmp_path: Path, text: str, expected: list) -> None:
     [
         ("a,kind\n1,red\n2,blue\n", r"Column 'kind' is not numeric \('red' in line 2 of .*\): remove it"),
         ("a,kind\n1,red; blue\n", r"Column 'kind' is not numeric \('red; blue' in line 2"),
+        ("sample_id,400,401\ns1,1,2\n", "Column 'sample_id' is not numeric .'s1' in line 2"),
+        ("NA,1,2\n3,4,5\n", "Column '0' is not numeric .'NA' in line 1"),
         ("a,b\n1,2\n3,\n", "Column 'b' has an empty cell in line 3 of .*: fill it in"),
         ("1, ,2\n3,4,5\n", "Column '1' has an empty cell in line 1 of"),
         (
@@ -313,6 +322,16 @@ def test_parquet_columns_and_embedding_lists(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.X, [[1, 2, 5], [3, 4, 6]])
     assert data.y.tolist() == [0, 1]
     assert data.names == ["f", "g"]
+
+
+@pytest.mark.parametrize(("index", "names", "labels"), [("name", ["f", "g"], False), ("label", None, True)])
+def test_an_index_of_pandas_that_is_called_so_holds_names_or_labels(tmp_path: Path, index, names, labels) -> None:
+    frame = pandas.DataFrame({"a": [1.0, 2.0], "b": [3.0, 5.0]}, index=pandas.Index(["f", "g"], name=index))
+    frame.to_parquet(tmp_path / "t.parquet")
+    data = load_dataset(tmp_path / "t.parquet")
+    np.testing.assert_array_equal(data.X, [[1, 3], [2, 5]])
+    assert data.names == names
+    assert (data.classes == ["f", "g"]) == labels
 
 
 def test_entries_of_parquet_lists_have_names_and_the_index_of_pandas_is_no_feature(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from subspan.datasets._types import LABEL_KEYS, NAME_KEYS, Dataset, check_sample
 from subspan.datasets.arrays import pick_label
 from subspan.errors import InvalidInputError
 
+MISSING = {"", "na", "n/a", "null", "none", "?", "-", "."}  # for a number that is not there
+
 
 class _Layout(NamedTuple):
     delimiter: str
@@ -80,18 +82,33 @@ def find_delimiter(line: str) -> str:
 def _detect(path: Path) -> _Layout:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         empty, line = next(((i, line) for i, line in enumerate(stream) if line.strip()), (0, ""))
+        below = next((line for line in stream if line.strip()), "")
     if not line:
         raise InvalidInputError(f"{path} is empty: give a table with one sample per line.")
     delimiter = find_delimiter(line)
-    cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
-    known = {*LABEL_KEYS, *NAME_KEYS}
-    header = (
-        not any(_is_number(cell) for cell in cells)
-        or any(cell.lower() in known for cell in cells)
-        or cells[0] == ""
-        or (len(cells) > 2 and cells == [str(i) for i in range(len(cells))])  # column numbers, as pandas writes them
+    cells, second = (
+        [cell.strip() for cell in next(csv.reader([row], delimiter=delimiter), [])] for row in (line, below)
     )
+    header = _is_header(cells, second)
     return _Layout(delimiter, header, empty + header, cells if header else [str(i) for i in range(len(cells))])
+
+
+def _is_header(cells: list[str], below: list[str]) -> bool:
+    """Whether the first line names columns: by a word, or by numbers that count, as years and wavelengths do."""
+    words = [cell for cell in cells if not _is_number(cell) and cell.lower() not in MISSING]
+    if cells[0] == "" or len(words) == len(cells) or any(letter.isalpha() for word in words for letter in word):
+        return True
+    return _counts(cells) and not _counts(below)
+
+
+def _counts(cells: list[str]) -> bool:
+    """Whether these are 0, 1, 2, or four and more numbers that rise in equal steps."""
+    if len(cells) < 3 or not all(_is_number(cell) for cell in cells):
+        return False
+    if cells == [str(i) for i in range(len(cells))]:  # as pandas writes them
+        return True
+    steps = np.diff([float(cell) for cell in cells])
+    return len(cells) > 3 and bool(steps[0] > 0) and np.allclose(steps, steps[0], rtol=1e-6, atol=0)
 
 
 def _roles(columns: list[str], labels: str, where: str) -> tuple[list[int], int | None, int | None]:
@@ -197,7 +214,8 @@ def load_parquet(path: Path, labels: str = "auto") -> Dataset:
     except (pa.ArrowInvalid, OSError) as error:
         raise InvalidInputError(f"{path} is not a readable Parquet file: save it again.") from error
     indices = (table.schema.pandas_metadata or {}).get("index_columns", [])  # of pandas: names, or ranges
-    table = table.drop_columns([column for column in table.column_names if column in indices])
+    told = {*LABEL_KEYS, *NAME_KEYS}
+    table = table.drop_columns([name for name in table.column_names if name in indices and name.lower() not in told])
     features, label, name = _roles(table.column_names, labels, str(path))
     parts = [_parquet_column(table, i, path) for i in features]
     X, columns = np.hstack(parts), _entry_names([table.column_names[i] for i in features], parts)
