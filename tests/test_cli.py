@@ -384,6 +384,31 @@ def test_figures_are_drawn_again_and_by_true_label_when_asked(photos: Path, tmp_
     assert seen[2]["truth"].tolist() == list(range(7))
 
 
+def test_pictures_do_not_go_among_the_images_or_into_a_model(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    call("fit", photos, "-k", 2, "--out", run)
+    call("fit", photos, "-k", 2, "--out", photos / "run")
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out in (photos, photos / "dark", photos / "new"):
+        fails("figures", run, "-o", out, message="holds the images of the run")
+    for out in (run, run / "model", photos / "run"):
+        fails("figures", run, "-o", out, message="choose another --out")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+    call("figures", photos / "run", "-o", photos / "run" / "more")
+    assert (photos / "run" / "more" / "latent.png").is_file()
+
+
+@pytest.mark.parametrize(("axis", "channels"), [(1, 3), (1, 1), (-1, 3), (-1, 1)])
+def test_a_run_on_an_array_labels_a_folder_wherever_its_channels_are(photos: Path, tmp_path: Path, axis, channels):
+    images = np.zeros((4, 5, 6, channels), np.uint8)
+    images[2:] = 255
+    np.save(tmp_path / "x.npy", np.moveaxis(images, -1, axis))
+    call("fit", tmp_path / "x.npy", "-k", 2, "--out", tmp_path / "run")
+    call("predict", tmp_path / "run", photos, "--out", tmp_path / "new.csv")
+    lines = (tmp_path / "new.csv").read_text().splitlines()[1:]
+    assert [line.rpartition(",")[2] for line in lines] == ["0"] * 4 + ["1"] * 3
+
+
 def test_a_method_without_training_has_no_curves(photos: Path, tmp_path: Path, monkeypatch) -> None:
     fit = Halves.fit
 
@@ -424,6 +449,7 @@ def test_an_existing_run_needs_resume_or_overwrite(photos: Path, tmp_path: Path)
     fails(*words, "--resume", "--overwrite", message="exclude each other")
     assert len(Halves.fits) == 1
     assert "finished already" in call(*words, "--resume").stderr
+    fails(*words, "--resume", "--image-size", 4, message="started with another reading")
     fails(*words, "--resume", "--seed", 3, message="another random_state")
     fails("fit", photos, "-k", 3, "--out", tmp_path / "run", "--resume", message="another n_clusters")
     fails("fit", "digits", "-k", 2, "--out", tmp_path / "run", "--resume", message="another source")

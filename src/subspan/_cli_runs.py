@@ -18,6 +18,7 @@ import typer
 from subspan import _cli_common as common
 from subspan._cli_figures import draw
 from subspan._environment import total_memory, versions
+from subspan._validation import channels_first
 from subspan.base import resolve_device
 from subspan.datasets import Dataset, labels_from_names, load_dataset, read_label_file
 from subspan.datasets.known import known_names
@@ -28,6 +29,7 @@ from subspan.methods import get_method
 from subspan.runs import (
     Run,
     check_output,
+    check_picture_folder,
     check_same,
     check_target,
     create_run,
@@ -139,6 +141,7 @@ def asked(request: FitRequest, estimator: Any) -> dict[str, Any]:
     return {
         "method": request.method,
         "source": request.source if _is_known(request.source) else str(Path(request.source).expanduser().resolve()),
+        "reading": {"image_size": request.image_size, "color": request.color},
         "parameters": estimator.get_params(deep=False),
     }
 
@@ -150,6 +153,7 @@ def resolve(request: FitRequest, estimator: Any, data: Dataset) -> dict[str, Any
     return {
         "method": same["method"],
         "source": same["source"],
+        "reading": same["reading"],
         "data": {
             "kind": "folder" if not _is_known(request.source) and path.is_dir() else data.kind,
             "n": len(data.X),
@@ -252,14 +256,26 @@ def load_model(run: Run) -> Any:
     return load(run.model)
 
 
+def _channel_axis(shape: tuple[int, ...]) -> int | None:
+    """Axis of the channels in the shape of a sample, if it has one."""
+    if len(shape) != 3:
+        return None
+    return 0 if channels_first((1, *shape)) else 2
+
+
 def load_like(run: Run, source: str, labels: str = "none") -> Dataset:
     """Load a source as that of the run was: images of a folder get the size and the colours of the training."""
     shape = tuple(run.config["data"]["shape"])
     options: dict[str, Any] = {}
+    channel = _channel_axis(shape)
     if len(shape) >= 2:
-        options = {"image_size": shape[:2], "color": "rgb" if shape[2:] == (3,) else "gray"}
+        size = tuple(length for axis, length in enumerate(shape) if axis != channel)
+        options = {"image_size": size, "color": "rgb" if channel is not None and shape[channel] == 3 else "gray"}
     data = _in_columns(load_dataset(source, labels=labels, **options), run.config.get("columns"), source)
     report_skipped(data)
+    if channel is not None and Path(source).expanduser().is_dir():  # colours, or none, are where the run had them
+        colours = data.X if data.X.ndim == 4 else data.X[..., None]
+        data = replace(data, X=np.moveaxis(colours, -1, channel + 1))
     if data.X.shape[1:] != shape:
         raise InvalidInputError(
             f"{source} has samples of shape {data.X.shape[1:]} and the run was trained on {shape}: give "
@@ -310,6 +326,9 @@ def evaluate(run_path: Path, label_file: Path | None) -> Mapping[str, Any]:
 def figures(run_path: Path, out: Path | None, *, true: bool, label_file: Path | None) -> Mapping[str, Any]:
     """Draw the pictures of a finished run again; with true labels, the codes by label too."""
     run = load_run(run_path)
+    folder = run.figures if out is None else out
+    if out is not None:
+        check_picture_folder(out, run)
     labels, names = read_labels(run.labels)
     estimator = load_model(run)
     truth = _truth(run, names, label_file) if true or label_file is not None else None
@@ -317,7 +336,6 @@ def figures(run_path: Path, out: Path | None, *, true: bool, label_file: Path | 
     data = load_like(run, source, labels="auto")
     if len(data.X) != len(labels) or (data.names is not None and list(data.names) != names):
         raise InvalidInputError(f"{source} no longer holds the {len(labels)} samples of the run: put them back.")
-    folder = run.figures if out is None else out
     return {"figures": [str(path) for path in draw(folder, estimator, data, truth)]}
 
 

@@ -133,8 +133,15 @@ def _clear(path: Path) -> None:
 
 
 def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
-    """Refuse to go on with a run of another method, source or parameters; CheckpointError names what differs."""
-    different = [key for key in ("method", "source") if old.get(key) != to_json(new.get(key))]
+    """Refuse to go on with a run of another method, source, way of reading it or parameters.
+
+    Raises
+    ------
+    CheckpointError
+        Which names what differs.
+    """
+    told = ("method", "source", *(["reading"] if "reading" in old else []))  # older runs do not say how they were read
+    different = [key for key in told if old.get(key) != to_json(new.get(key))]
     before, now = old.get("parameters", {}), to_json(new.get("parameters", {}))
     keys = sorted({*before, *now} - _OF_THE_SESSION)
     different += [key for key in keys if before.get(key) != now.get(key)]
@@ -160,6 +167,22 @@ def check_output(out: Path, run: Run, *sources: str) -> None:
         place.is_relative_to((run.path / name).resolve()) for name in _FOLDERS
     ):
         raise InvalidInputError(f"{out} belongs to the run in {run.path}: choose another --out.")
+
+
+def check_picture_folder(folder: Path, run: Run) -> None:
+    """Refuse a folder for pictures that holds the images of the run, where they would become samples, or a model.
+
+    Raises
+    ------
+    InvalidInputError
+    """
+    place, source = folder.expanduser().resolve(), Path(str(run.config["source"])).expanduser().resolve()
+    inside = source.is_dir() and place.is_relative_to(source) and not place.is_relative_to(run.path.resolve())
+    if inside or place == source:
+        raise InvalidInputError(f"{folder} holds the images of the run: choose another --out.")
+    if any((place / name).exists() for name in ("model.safetensors", "config.json", "checkpoint.json")):
+        raise InvalidInputError(f"{folder} belongs to a run: choose another --out.")
+    check_output(folder, run)
 
 
 def load_run(path: str | Path) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,13 @@ def sign(number: int) -> tuple[str, str]:
 def save(figure: Figure, path: str | Path | None) -> Figure:
     """Write the figure if there is a path; its ending says in which format."""
     if path is not None:
-        with atomic_path(Path(path)) as fresh:
+        with atomic_path(Path(path)) as fresh, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             figure.savefig(fresh, format=Path(path).suffix.removeprefix(".") or "png")  # else it would add an ending
+        missing = [one for one in caught if "missing from font" in str(one.message)]
+        for one in caught:
+            if one not in missing:
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        if missing:
+            warnings.warn(f"{path} has names with signs that its font cannot draw: they are boxes", stacklevel=3)
     return figure
