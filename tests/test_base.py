@@ -282,3 +282,8 @@ def test_devices():
     for absent in ("abacus", "cuda:99"):
         with pytest.raises(InvalidInputError, match=f"device '{absent}' cannot be used here"):
             resolve_device(absent)
+
+
+def test_a_device_that_holds_no_numbers_is_refused():
+    with pytest.raises(InvalidInputError, match="device 'meta' cannot be used here"):
+        resolve_device("meta")

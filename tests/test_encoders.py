@@ -327,7 +327,7 @@ def test_given_sizes_are_kept():
             "'cnn' is unknown: choose one of conv, residual, preact-residual, mlp, identity or auto",
         ),
         ("conv", (64,), {}, "needs images, but X holds vectors: pass X as"),
-        ("residual", (1, 7, 28), {}, r"at least 8 x 8 pixels, but X has 7 x 28: reshape X to \(n, p\)"),
+        ("residual", (1, 7, 28), {}, r"at least 8 x 8 pixels, but X has 7 x 28: choose encoder 'mlp'"),
         ("conv", (1, 28, 28), {"latent_dim": 100}, "no option 'latent_dim', only .'channels', 'strides', 'kernels'"),
         ("identity", (9,), {"latent_dim": 100}, r"no option 'latent_dim', only \[\]"),
         ("conv", (1, 28, 28), {"channels": [10, 20, 5], "strides": [2, 2, 2]}, "d=80 must exceed 9 n_clusters=90"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from subspan._scaling import Scaling
 from subspan._validation import check_n_clusters, check_same_features, check_samples, fit_scaling, iter_slices
+from subspan.datasets import Dataset
 from subspan.errors import InvalidInputError
 
 RNG = np.random.default_rng(0)
@@ -302,3 +304,33 @@ def test_iter_slices_covers_once(n, size):
     parts = list(iter_slices(n, size))
     assert [i for part in parts for i in range(n)[part]] == list(range(n))
     assert all(0 < part.stop - part.start <= size for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("X", "words"),
+    [
+        ("photos", "the path 'photos': give subspan.load_dataset"),
+        (Path("photos"), "the path 'photos'"),
+        (["a.png", "b.png"], "a list of names"),
+        (Dataset(name="d", X=np.eye(3)), "a Dataset: give its attribute X"),
+        ([torch.ones(2, requires_grad=True)] * 2, "ragged list"),
+    ],
+)
+def test_what_holds_no_numbers_is_named(X, words):
+    with pytest.raises(InvalidInputError, match=words):
+        check_samples(X)
+
+
+def test_an_archive_of_arrays_is_named(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.eye(3), b=np.ones(3))
+    with pytest.raises(InvalidInputError, match=r"one of its arrays \['a', 'b'\]"):
+        check_samples(np.load(tmp_path / "x.npz"))
+
+
+def test_vectors_too_small_to_be_squared_are_named_and_constant_ones_are_not():
+    X = np.random.default_rng(0).normal(size=(9, 4))
+    with pytest.raises(InvalidInputError, match="too small to be squared in float64: multiply X"):
+        fit_scaling(check_samples(X * 1e-200))
+    small = fit_scaling(check_samples(X * 1e-130))
+    assert small.scale == pytest.approx(1e-130 * fit_scaling(check_samples(X)).scale)
+    assert fit_scaling(check_samples(np.full((9, 4), 1e-300))).scale == 1.0

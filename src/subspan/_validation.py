@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import numbers
+import os
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from subspan._batches import from_torch, is_series, spool
 from subspan._scaling import Scaling
 from subspan.errors import InvalidInputError
 
+SMALLEST = 1e-140  # spread of vectors; the squares of smaller ones vanish
 CHUNK_ENTRIES = 1 << 18  # entries of X that a streaming pass holds at a time (2 MiB in float64)
 
 Layout = Literal["np", "nhw", "nhwc", "nchw"]
@@ -228,6 +230,12 @@ def iter_slices(n: int, size: int) -> Iterator[slice]:
 
 def _as_array(X: Any) -> np.ndarray:
     """X as a numeric ndarray of 2 to 4 axes, without a copy where X is an array or a CPU tensor."""
+    if isinstance(X, str | os.PathLike):
+        raise InvalidInputError(f"X is the path {os.fspath(X)!r}: give subspan.load_dataset(path).X.")
+    if isinstance(X, np.lib.npyio.NpzFile):
+        raise InvalidInputError(f"X is an .npz file: give one of its arrays {X.files}.")
+    if hasattr(X, "X") and not hasattr(X, "shape"):  # a Dataset
+        raise InvalidInputError(f"X is a {type(X).__name__}: give its attribute X, the array.")
     if is_series(X):
         X = spool(X)
     if isinstance(X, torch.Tensor):
@@ -256,9 +264,11 @@ def _as_array(X: Any) -> np.ndarray:
 
 
 def _from_lists(X: list | tuple) -> np.ndarray:
+    if X and all(isinstance(entry, str | os.PathLike) for entry in X):
+        raise InvalidInputError("X is a list of names, not of numbers: for images give subspan.load_dataset(folder).X.")
     try:
         return np.asarray(X)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(
             "X is a ragged list: a list is read as samples, which must all have the same shape; for batches give "
             "iter(list)."
@@ -347,7 +357,10 @@ def _fit_vectors(data: np.ndarray) -> Scaling:
             squares += float(np.vdot(rows, rows)) + float(gap @ gap) * count * len(rows) / total
             mean += gap * (len(rows) / total)
             count = total
-        return _checked_scaling(anchor + mean, float(np.sqrt(squares / data.size)))
+        scale = float(np.sqrt(squares / data.size))
+    if scale < SMALLEST and any((part != data[0]).any() for part in _chunks(data)):
+        raise InvalidInputError("X has differences too small to be squared in float64: multiply X by a constant first.")
+    return _checked_scaling(anchor + mean, scale)
 
 
 def _checked_scaling(shift: np.ndarray, scale: float) -> Scaling:

@@ -322,7 +322,7 @@ def _check_images(name: str, input_shape: Ints) -> None:
     if min(input_shape[1:]) < MIN_SIDE:
         raise InvalidInputError(
             f"Encoder {name!r} needs images of at least {MIN_SIDE} x {MIN_SIDE} pixels, but X has {input_shape[1]} x "
-            f"{input_shape[2]}: reshape X to (n, p) and choose encoder 'mlp' or 'identity'."
+            f"{input_shape[2]}: choose encoder 'mlp', which takes any size, or enlarge the images (--image-size)."
         )
 
 

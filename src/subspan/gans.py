@@ -97,7 +97,7 @@ def hidden_width(shape: Sequence[int], hidden: int | None) -> int:
     if len(shape) == 3 and min(shape[1:]) < MIN_SIDE:
         raise InvalidInputError(
             f"X has images of {shape[1]} x {shape[2]} pixels, and at least {MIN_SIDE} x {MIN_SIDE} are needed: "
-            "reshape X to vectors (n, p)."
+            "enlarge the images, or reshape X to vectors (n, p)."
         )
     return hidden if hidden is not None else HIDDEN["image" if len(shape) == 3 else "vector"]
 

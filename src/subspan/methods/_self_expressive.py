@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from subspan._parameters import check_above, check_choice, check_integer, check_number, is_number
-from subspan._resources import available_bytes
+from subspan._resources import LIBRARIES, available_bytes
 from subspan._validation import Samples, iter_slices
 from subspan.base import PREDICT_BATCH, Clusterer
 from subspan.errors import InvalidInputError, IsolationWarning, ResourceError, SelfExpressionError
@@ -122,10 +122,10 @@ class SelfExpressiveClusterer(Clusterer):
         return history[0]["epoch"]
 
     def estimate_resources(self, X) -> dict[str, int]:
-        """Samples that would be fitted, and the bytes that would take; nothing is computed."""
+        """Samples that would be fitted, and the expected peak memory in bytes; nothing is computed."""
         samples = self._inspect(X)
         m = self._fitted_size(samples.n)
-        return {"n_fitted": m, "memory_bytes": self._bytes(m, self._entries(samples.shape))}
+        return {"n_fitted": m, "memory_bytes": LIBRARIES + self._bytes(m, self._entries(samples.shape))}
 
     def affinity(self):
         """Affinity (m, m) that was clustered: ``coefficients_`` after post-processing; dense or sparse."""

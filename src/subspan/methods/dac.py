@@ -199,7 +199,7 @@ class LabelNetwork(nn.Module):
             if side < 4:
                 raise InvalidInputError(
                     f"X has images of {shape[1]} x {shape[2]} pixels, and DAC needs at least 4 x 4: "
-                    "reshape X to vectors (n, p)."
+                    "enlarge the images, or reshape X to vectors (n, p)."
                 )
             padding = 0 if side >= VALID_SIDE else 1
             widths = [shape[0], *[width] * 3, *[2 * width] * 3]
