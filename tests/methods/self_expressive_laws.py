@@ -103,7 +103,7 @@ class SelfExpressiveLaws:
 
     def test_too_little_memory_is_refused_with_the_size_that_fits(self):
         X, _, _ = planted(9, m=60)
-        needed = self.make().estimate_resources(X)["memory_bytes"]
+        needed = self.make().estimate_resources(X)["parts"]["fit"]
         model = self.make(memory_limit=needed // 3)
         with pytest.raises(ResourceError, match="max_samples=") as caught:
             model.fit(X)

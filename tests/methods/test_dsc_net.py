@@ -164,7 +164,7 @@ def test_published_post_processing_is_an_option_of_its_own():
 
 def test_too_little_memory_is_refused_before_anything_is_trained():
     X, _, _ = planted(3, m=60)
-    needed = DSCNet(3, **FEW).estimate_resources(X)["memory_bytes"]
+    needed = DSCNet(3, **FEW).estimate_resources(X)["parts"]["fit"]
     assert needed >= 4 * 4 * len(X) ** 2  # C, its gradient and two moments
     model = DSCNet(3, **FEW, memory_limit=needed // 3)
     with pytest.raises(ResourceError, match="max_samples=") as caught:

@@ -74,7 +74,7 @@ class SelfExpressiveClusterer(Clusterer):
     predict_ridge : float
         Relative ridge weight of ``predict``.
     memory_limit : int, optional
-        Bytes that ``fit`` may take; by default what is free now.
+        Bytes that ``fit`` may take beside the libraries; by default what is free now.
     random_state : int, RandomState or None
     device : str or torch.device
     channel_axis : "auto", 1 or -1
@@ -121,11 +121,12 @@ class SelfExpressiveClusterer(Clusterer):
         history: Any = self.history_
         return history[0]["epoch"]
 
-    def estimate_resources(self, X) -> dict[str, int]:
-        """Samples that would be fitted, and the expected peak memory in bytes; nothing is computed."""
+    def estimate_resources(self, X) -> dict[str, Any]:
+        """Samples that would be fitted, and the expected peak memory in bytes, by part; nothing is computed."""
         samples = self._inspect(X)
         m = self._fitted_size(samples.n)
-        return {"n_fitted": m, "memory_bytes": LIBRARIES + self._bytes(m, self._entries(samples.shape))}
+        parts = {"libraries": LIBRARIES, "fit": self._bytes(m, self._entries(samples.shape))}
+        return {"n_fitted": m, "memory_bytes": sum(parts.values()), "parts": parts}
 
     def affinity(self):
         """Affinity (m, m) that was clustered: ``coefficients_`` after post-processing; dense or sparse."""
