@@ -394,6 +394,7 @@ def test_pictures_do_not_go_among_the_images_or_into_a_model(photos: Path, tmp_p
     for out in (run, run / "model", photos / "run"):
         fails("figures", run, "-o", out, message="choose another --out")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == kept
+    call("figures", run, "-o", run / "figures")
     call("figures", photos / "run", "-o", photos / "run" / "more")
     assert (photos / "run" / "more" / "latent.png").is_file()
 

@@ -177,10 +177,12 @@ def check_picture_folder(folder: Path, run: Run) -> None:
     InvalidInputError
     """
     place, source = folder.expanduser().resolve(), Path(str(run.config["source"])).expanduser().resolve()
+    if place == run.figures.resolve():
+        return
     inside = source.is_dir() and place.is_relative_to(source) and not place.is_relative_to(run.path.resolve())
     if inside or place == source:
         raise InvalidInputError(f"{folder} holds the images of the run: choose another --out.")
-    if any((place / name).exists() for name in ("model.safetensors", "config.json", "checkpoint.json")):
+    if any((place / name).exists() for name in ("config.json", "model.safetensors", "state.safetensors")):
         raise InvalidInputError(f"{folder} belongs to a run: choose another --out.")
     check_output(folder, run)
 

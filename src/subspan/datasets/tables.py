@@ -26,7 +26,8 @@ class _Layout(NamedTuple):
 def load_csv(path: Path, labels: str = "auto") -> Dataset:
     """Numeric columns of a text table as float64 vectors.
 
-    Comma, semicolon and tab are recognised as separators, and so is a header line. A column named y, label(s), class or
+    Comma, semicolon and tab are recognised as separators. A first line with a word in it is a header, and so is one of
+    numbers that count, such as years, if the next line does not. A column named y, label(s), class or
     target(s) holds labels; one named name(s) or file(name), or a first column without a name, holds sample names.
 
     Parameters
