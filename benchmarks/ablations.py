@@ -26,7 +26,7 @@ from subspan import NCSC, evaluate, load_dataset
 from subspan._random import generator
 from subspan.methods._ncsc_global import NEIGHBOURS
 from subspan.neighbours import GlobalSelfExpression
-from subspan.pairs import Pairs, find_positives, local_batches
+from subspan.pairs import Pairs, find_positives, local_batches, random_batches
 from subspan.selection import landmarks
 from subspan.self_expression import ClosedFormSelfExpression
 
@@ -83,7 +83,7 @@ def selected_pairs(model: NCSC, Z: torch.Tensor) -> Pairs:
     if model.batches == "local":
         batches = local_batches(Z, model.batch_size, gen)
     else:
-        batches = list(torch.randperm(len(Z), generator=gen).tensor_split(-(-len(Z) // model.batch_size)))
+        batches = random_batches(len(Z), model.batch_size, gen)
     return find_positives(Z, batches, ClosedFormSelfExpression(gamma), rule["u"], positive=model.positive_)
 
 

@@ -96,6 +96,11 @@ class Pairs:
         return here
 
 
+def random_batches(n: int, batch_size: int, gen: torch.Generator) -> list[Tensor]:
+    """Random batches of n samples, of nearly equal sizes, at most ``batch_size``; every sample once."""
+    return list(torch.randperm(n, generator=gen).tensor_split(-(-n // batch_size)))
+
+
 def local_batches(Z: Tensor, batch_size: int, gen: torch.Generator) -> list[Tensor]:
     """Batches made of whole cells of a coarse k-means partition of the codes, cells in random order.
 
@@ -116,7 +121,7 @@ def local_batches(Z: Tensor, batch_size: int, gen: torch.Generator) -> list[Tens
     n = len(Z)
     count = -(-n // batch_size)
     if count == 1:
-        return [torch.randperm(n, generator=gen)]
+        return random_batches(n, batch_size, gen)
     cells = min(count * CELLS_PER_BATCH, n)
     cell = kmeans_cells(Z.cpu().numpy(), cells, iterations=ITERATIONS, most=MOST, gen=gen, spherical=True)
     order = torch.randperm(cells, generator=gen)[cell].argsort(stable=True)

@@ -164,9 +164,10 @@ def _largest(A: Any, scale: np.ndarray, k: int, seed: int, tol: float) -> tuple[
     same, limit = max(tol, _SAME), min(k, _MORE)
     while _lanczos(_without(N, values, vectors), 1, rng, max(tol, _GLANCE))[0][0] > values.min() + same:
         more, found = _lanczos(_without(N, values, vectors), limit, rng, tol)
-        if not (more > values.min() + same).any():
+        missed = more > values.min() + same
+        if not missed.any():
             break
-        values, vectors = _rayleigh_ritz(N, np.hstack([vectors, found[:, more > values.min() + same]]), k)
+        values, vectors = _rayleigh_ritz(N, np.hstack([vectors, found[:, missed]]), k)
     return values, vectors
 
 

@@ -14,7 +14,7 @@ from subspan._validation import Samples
 from subspan.augment import augment
 from subspan.encoders import Encoder
 from subspan.losses import pair_confidence_loss
-from subspan.pairs import MAX_POSITIVES, Pairs, find_positives, local_batches
+from subspan.pairs import MAX_POSITIVES, Pairs, find_positives, local_batches, random_batches
 from subspan.pretraining import encode
 from subspan.self_expression import SelfExpression
 
@@ -82,8 +82,7 @@ class Setting:
             return self.fixed_batches
         if self.local:
             return local_batches(self.normalise(self.codes), self.batch_size, gen)
-        count = -(-self.samples.n // self.batch_size)
-        return torch.randperm(self.samples.n, generator=gen).tensor_split(count)
+        return random_batches(self.samples.n, self.batch_size, gen)
 
     def pair_loss(self, log_p_i: Tensor, log_p_j: Tensor, weight: Tensor | None = None) -> Tensor:
         """Eq. 6 on given pairs, per start: with Eq. 1's l2-normalised scores if ``cosine``, else without the norm."""

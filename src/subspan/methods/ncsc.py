@@ -62,6 +62,7 @@ from subspan.methods._ncsc_plan import (
 from subspan.methods._ncsc_setting import Setting
 from subspan.methods._ncsc_settling import holds
 from subspan.methods._ncsc_time import expected_seconds, spoken
+from subspan.pairs import random_batches
 from subspan.pretraining import fitting_bytes, restore_encoder
 from subspan.progress import Progress
 from subspan.selection import SAMPLES, WHITE, choose_encoder, most_neighbours
@@ -492,8 +493,7 @@ class NCSC(Clusterer):
     def _fixed_batches(self, n: int, seed: int) -> list[Tensor] | None:
         if self.self_expression != "parameter":
             return None
-        count = -(-n // self.batch_size)
-        return list(torch.randperm(n, generator=generator(seed, 2)).tensor_split(count))
+        return random_batches(n, self.batch_size, generator(seed, 2))
 
     def _layer(self, fixed: list[Tensor] | None) -> SelfExpression:
         gamma = self._auto("gamma") or AUTO["paper"]["gamma"]  # where it is chosen, the choice comes later
